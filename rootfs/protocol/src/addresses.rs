@@ -1,0 +1,40 @@
+//! Where the devices of a test machine are.
+
+/// COM1: a 16550A, eight ports, ISA interrupt 4.
+pub const COM1: u16 = 0x3f8;
+/// COM1's interrupt.
+pub const COM1_GSI: u32 = 4;
+/// The debug-exit port: writing `v` ends the machine with status `2v+1`; `v` = 0 means passed.
+pub const DEBUG_EXIT: u16 = 0xf4;
+/// The probe device's registers on PIO: [`PROBE_PIO_SIZE`] ports.
+pub const PROBE_PIO: u16 = 0xa00;
+/// How many ports the probe device has.
+pub const PROBE_PIO_SIZE: u16 = 0x40;
+/// The probe device's registers on MMIO: one page.
+pub const PROBE_MMIO: u64 = 0xd010_0000;
+/// The size of the probe device's MMIO range in bytes.
+pub const PROBE_MMIO_SIZE: u64 = 0x1000;
+/// The probe device's interrupt.
+pub const PROBE_GSI: u32 = 10;
+/// Where MMIO devices begin.
+pub const MMIO_DEVICES: u64 = VIRTIO_MMIO_BASE;
+/// The first virtio-mmio device.
+pub const VIRTIO_MMIO_BASE: u64 = 0xd000_0000;
+/// The distance between virtio-mmio devices, and the size of each one's range, in bytes.
+pub const VIRTIO_MMIO_SIZE: u64 = 0x1000;
+/// How many virtio-mmio devices fit below the probe device.
+pub const VIRTIO_MMIO_MAX: usize = 256;
+/// The interrupts of virtio-mmio devices: device n has the n-th, wrapping round.
+pub const VIRTIO_MMIO_GSIS: core::ops::RangeInclusive<u32> = 16..=23;
+
+/// The address of virtio-mmio device `index`.
+#[must_use]
+pub const fn virtio_mmio_address(index: usize) -> u64 {
+    VIRTIO_MMIO_BASE + index as u64 * VIRTIO_MMIO_SIZE
+}
+
+/// The interrupt of virtio-mmio device `index`.
+#[must_use]
+pub const fn virtio_mmio_gsi(index: usize) -> u32 {
+    16 + (index % 8) as u32
+}

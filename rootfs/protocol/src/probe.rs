@@ -1,0 +1,51 @@
+//! The probe device: a bank of registers made to be asserted on.
+//!
+//! The same bank answers on PIO ([`crate::addresses::PROBE_PIO`]) and on MMIO
+//! ([`crate::addresses::PROBE_MMIO`]); offsets are the same. Registers are little-endian. An access that
+//! falls on no register reads all ones and changes nothing, but is counted and logged as any other.
+
+/// A byte that keeps what was written.
+pub const SCRATCH8: u16 = 0x00;
+/// Two bytes that keep what was written.
+pub const SCRATCH16: u16 = 0x02;
+/// Four bytes that keep what was written.
+pub const SCRATCH32: u16 = 0x04;
+/// Eight bytes that keep what was written; also reachable by halves.
+pub const SCRATCH64: u16 = 0x08;
+/// Reads [`MAGIC_VALUE`], four bytes.
+pub const MAGIC: u16 = 0x10;
+/// What [`MAGIC`] reads: "KILN".
+pub const MAGIC_VALUE: u32 = u32::from_le_bytes(*b"KILN");
+/// How many accesses there were to the bank since it was last reset, this one not counted; four bytes.
+/// Writing anything resets it and the log.
+pub const ACCESS_COUNT: u16 = 0x14;
+/// Answers by width: 0x11, 0x2222, 0x4444_4444 or 0x8888_8888_8888_8888.
+pub const WIDTH: u16 = 0x18;
+/// Writing raises the device's interrupt once; reading (four bytes) tells how often it was raised.
+pub const INTERRUPT: u16 = 0x20;
+/// The guest-physical address for the next DMA; eight bytes, also by halves.
+pub const DMA_ADDRESS: u16 = 0x28;
+/// The length of the next DMA in bytes, at most [`DMA_MAX`]; four bytes.
+pub const DMA_LENGTH: u16 = 0x30;
+/// Writing one of the `DMA_*` commands does the DMA at once; reading tells how the last one ended
+/// ([`DMA_OK`], [`DMA_FAULT`]); four bytes.
+pub const DMA_COMMAND: u16 = 0x34;
+/// The sum of all bytes (wrapping, 32 bits) that the last DMA moved.
+pub const DMA_CHECKSUM: u16 = 0x38;
+/// Takes the oldest entry off the access log: `offset | width << 8 | write << 16`, or all ones when the log
+/// is empty; four bytes. Accesses to this register are counted but not logged. The log keeps the last
+/// [`LOG_MAX`] accesses.
+pub const LOG: u16 = 0x3c;
+
+/// DMA command: read guest memory and sum it.
+pub const DMA_READ: u32 = 1;
+/// DMA command: fill guest memory with bytes 0, 1, 2, … (wrapping).
+pub const DMA_FILL: u32 = 2;
+/// DMA status: done, or none asked yet.
+pub const DMA_OK: u32 = 0;
+/// DMA status: the range is not all RAM, too long, or the command is unknown; nothing was moved.
+pub const DMA_FAULT: u32 = 1;
+/// The most bytes that one DMA moves.
+pub const DMA_MAX: u32 = 1 << 20;
+/// How many entries the access log keeps.
+pub const LOG_MAX: usize = 64;

@@ -1,0 +1,22 @@
+//! kiln's machine: a virtual machine monitor made for tests.
+//!
+//! A [`config::MachineConfig`] is plain data; [`machine::Machine`] is built from it, runs, and ends in an
+//! [`outcome::Outcome`]. A guest that panics, hangs or triple-faults is a value; an error is only what the
+//! machine could not do. This crate knows nothing of images, verdicts or test cases.
+
+pub mod block;
+pub mod boot;
+pub mod bus;
+pub mod config;
+pub mod device;
+pub mod event_loop;
+pub mod irq;
+pub mod kvm;
+pub mod layout;
+pub mod level;
+pub mod machine;
+pub mod memory;
+pub mod outcome;
+pub mod trace;
+pub mod vcpu;
+pub mod virtio;
