@@ -1,0 +1,145 @@
+//! A plan carried into the lab, and carried out there by this same program.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use kiln_rootfs::cache::Cache;
+use kiln_rootfs::progress::Progress;
+use kiln_vmm::boot;
+use kiln_vmm::config::Boot;
+
+use super::{Lab, LabError, LabSpec};
+use crate::agent::{Command, ProcessEvent};
+use crate::evidence::{EVIDENCE_FD, Replay, RunDirectory};
+use crate::run::{Plan, Report, TaskIo};
+
+/// The word that makes this program carry out a plan which it finds in the lab.
+pub const INNER_PLAN: &str = "inner-plan";
+
+/// Where things are inside.
+const KERNEL: &str = "/kiln/kernel";
+const INITRD: &str = "/kiln/initrd";
+const PLAN: &str = "/kiln/plan.json";
+/// How much longer than its machine's limit a lab may take: its own boot, and slow hosts.
+const ALLOWANCE: std::time::Duration = std::time::Duration::from_secs(240);
+
+/// Carries out `plan` in a lab; evidence arrives in `directory`, below `runs`, as it comes into being.
+///
+/// # Errors
+/// The lab could not be had, or was lost: see [`LabError`].
+pub fn execute(
+    cache: &Cache,
+    plan: &Plan,
+    runs: &Path,
+    directory: &RunDirectory,
+    io: TaskIo<'_>,
+    progress: &dyn Progress,
+) -> Result<Report, LabError> {
+    let program = std::env::current_exe().map_err(LabError::host("find this program"))?;
+    let (inner, mut spec) = carried(plan)?;
+    let scratch = tempfile::Builder::new()
+        .prefix("kiln-plan-")
+        .tempdir()
+        .map_err(LabError::host("make a temporary folder"))?;
+    let plan_file = scratch.path().join("plan.json");
+    let text = serde_json::to_vec(&inner).unwrap_or_default();
+    std::fs::write(&plan_file, text).map_err(LabError::host("write the plan"))?;
+    spec.files.push((plan_file, PLAN.to_owned()));
+    spec.programs.push(program.clone());
+    spec.console = Some(directory.path().join("lab.log"));
+
+    let mut lab = Lab::start(cache, &spec, progress)?;
+    let mut replay = Replay::into_folder(runs);
+    let command = Command {
+        argv: vec![
+            program.to_string_lossy().into_owned(),
+            INNER_PLAN.to_owned(),
+            PLAN.to_owned(),
+            directory.relative().to_owned(),
+        ],
+        env: vec![(EVIDENCE_FD.to_owned(), "3".to_owned())],
+        cwd: None,
+        stdin: io.stdin.is_some(),
+        events: true,
+    };
+    let outcome = follow(&lab, command, io, &mut replay);
+    let (status, stderr) = match outcome {
+        Ok(Ok(ended)) => ended,
+        Ok(Err(error)) => return Err(error),
+        Err(error) => return Err(lab.explain(error)),
+    };
+    // The disks' last writes are in the lab's page cache.
+    let _ = lab.client().sync();
+    let report = directory.path().join("report.json");
+    std::fs::read(&report)
+        .ok()
+        .and_then(|text| serde_json::from_slice(&text).ok())
+        .ok_or_else(|| LabError::NoReport { status, stderr })
+}
+
+/// The plan as it reads inside, and what has to be carried in for it.
+fn carried(plan: &Plan) -> Result<(Plan, LabSpec), LabError> {
+    let mut inner = plan.clone();
+    let mut spec = LabSpec {
+        guest_memory: plan.machine.memory,
+        guard: plan.timeout.saturating_add(ALLOWANCE),
+        ..LabSpec::default()
+    };
+    if let Boot::Kernel { kernel, initrd, .. } = &mut inner.machine.boot {
+        // Decompressed here, where it costs less and is kept.
+        let file = boot::vmlinux_of(kernel)?.unwrap_or_else(|| kernel.clone());
+        spec.files.push((file, KERNEL.to_owned()));
+        *kernel = PathBuf::from(KERNEL);
+        if let Some(initrd) = initrd {
+            spec.files.push((std::mem::replace(initrd, PathBuf::from(INITRD)), INITRD.to_owned()));
+        }
+    }
+    for (disk, letter) in inner.machine.disks.iter_mut().zip('a'..='z') {
+        spec.disks.push(disk.clone());
+        disk.path = PathBuf::from(format!("/dev/vd{letter}"));
+    }
+    Ok((inner, spec))
+}
+
+type Ended = (String, String);
+
+/// Runs the command and passes everything on as it comes.
+fn follow(
+    lab: &Lab,
+    command: Command,
+    mut io: TaskIo<'_>,
+    replay: &mut Replay,
+) -> Result<Result<Ended, LabError>, crate::agent::AgentError> {
+    let mut process = lab.client().exec(command)?;
+    if let (Some(mut input), Some(mut stdin)) = (io.stdin.take(), process.take_stdin()) {
+        // Detached: a read of this process's own standard input can't be called back.
+        std::thread::spawn(move || std::io::copy(&mut input, &mut stdin));
+    }
+    let mut last_stderr = Vec::new();
+    loop {
+        match process.next_event()? {
+            ProcessEvent::Started(_) => {}
+            ProcessEvent::Stdout(bytes) => pass_on(io.stdout, &bytes),
+            ProcessEvent::Stderr(bytes) => {
+                pass_on(io.stderr, &bytes);
+                last_stderr.extend_from_slice(&bytes);
+                let excess = last_stderr.len().saturating_sub(512);
+                last_stderr.drain(..excess);
+            }
+            ProcessEvent::Events(bytes) => {
+                if let Err(source) = replay.feed(&bytes) {
+                    return Ok(Err(LabError::Host { what: "keep the evidence".to_owned(), source }));
+                }
+            }
+            ProcessEvent::Exited(status) => {
+                let stderr = String::from_utf8_lossy(&last_stderr);
+                let line = stderr.trim().lines().next_back().unwrap_or_default().to_owned();
+                return Ok(Ok((format!("{status:?}"), line)));
+            }
+        }
+    }
+}
+
+fn pass_on(to: &mut (dyn Write + Send), bytes: &[u8]) {
+    let _ = to.write_all(bytes).and_then(|()| to.flush());
+}

@@ -1,0 +1,279 @@
+//! QEMU as the lab's machine: started, watched, ended.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use kiln_protocol::wire;
+use kiln_rootfs::cache::Cache;
+use kiln_rootfs::image::{self, ImageSpec};
+use kiln_rootfs::progress::Progress;
+use kiln_rootfs::{agent, kernel, modules, qemu};
+use kiln_vmm::boot;
+use kiln_vmm::config::DiskConfig;
+
+use super::LabError;
+use crate::agent::{AgentError, Client};
+
+/// What the lab's kernel needs to find its agent's port and disks, and to have a KVM.
+const MODULES: &[&str] = &["virtio_pci", "virtio_console", "virtio_blk", "kvm", "kvm_amd"];
+/// Room for the lab's own kernel, and its files twice: packed and unpacked.
+const OWN_MEMORY: u64 = 1 << 30;
+/// How many of the console's last lines are kept to explain a death.
+const TAIL_LINES: usize = 5;
+
+/// What a lab is made of.
+#[derive(Clone, Debug)]
+pub struct LabSpec {
+    /// Programs of this host to carry in, each with its interpreter and shared libraries, at their own paths.
+    pub programs: Vec<PathBuf>,
+    /// Files to carry in: where they are here, and where they go.
+    pub files: Vec<(PathBuf, String)>,
+    /// Disks, by order `/dev/vda`, `/dev/vdb`… inside.
+    pub disks: Vec<DiskConfig>,
+    /// RAM for the guests inside, in bytes.
+    pub guest_memory: u64,
+    /// Whether the lab's clock counts instructions, so that figures repeat.
+    pub counts_instructions: bool,
+    /// After so much wall time a lab that still runs is stuck, and is ended.
+    pub guard: Duration,
+    /// Where the lab's own console goes.
+    pub console: Option<PathBuf>,
+}
+
+impl Default for LabSpec {
+    fn default() -> Self {
+        Self {
+            programs: Vec::new(),
+            files: Vec::new(),
+            disks: Vec::new(),
+            guest_memory: 1 << 30,
+            counts_instructions: false,
+            guard: Duration::from_secs(600),
+            console: None,
+        }
+    }
+}
+
+/// A lab that runs. Dropping it ends it and removes what it left.
+pub struct Lab {
+    client: Client,
+    qemu: Qemu,
+    guard: Duration,
+}
+
+impl Lab {
+    /// Brings what is missing, makes the image, starts the machine and waits for its agent.
+    ///
+    /// Call this from a thread that lives as long as the lab: the machine dies with the thread that began it.
+    ///
+    /// # Errors
+    /// See [`LabError`].
+    pub fn start(cache: &Cache, spec: &LabSpec, progress: &dyn Progress) -> Result<Self, LabError> {
+        let qemu = qemu::find(cache, progress)?;
+        let kernel = kernel::fetch(cache, None, progress)?;
+        let modules_dir = kernel.modules_dir.as_deref();
+        let image = ImageSpec {
+            agent: Some(agent::build(cache, progress)?),
+            modules: modules_dir.map(|dir| modules::closure(dir, MODULES)).transpose()?.unwrap_or_default(),
+            release: kernel.release.clone(),
+            execs: spec.programs.clone(),
+            files: spec.files.clone(),
+            hostname: Some("kiln-lab".to_owned()),
+            ..ImageSpec::default()
+        };
+        let folder = tempfile::Builder::new()
+            .prefix("kiln-lab-")
+            .tempdir()
+            .map_err(LabError::host("make a temporary folder"))?;
+        let initrd = folder.path().join("lab.cpio");
+        let mut file = File::create(&initrd).map_err(LabError::host("create the lab's image"))?;
+        image::write(&image, &mut file)?;
+        let image_size = file.metadata().map_err(LabError::host("measure the lab's image"))?.len();
+        // The ELF boots quicker than the image it came in: the emulator is spared the decompression.
+        let vmlinux = boot::vmlinux_of(&kernel.image)?.unwrap_or(kernel.image);
+
+        let mut command = Command::new(&qemu.program[0]);
+        command.args(&qemu.program[1..]).envs(qemu.env.iter().map(|(name, value)| (name, value)));
+        command.args(["-M", "q35", "-smp", "1", "-cpu", "max,+svm", "-nodefaults", "-no-reboot"]);
+        command.args(["-display", "none", "-serial", "stdio", "-monitor", "none"]);
+        if spec.counts_instructions {
+            command.args(["-accel", "tcg", "-icount", "shift=1,sleep=off", "-seed", "1"]);
+            command.args(["-rtc", "base=2026-01-01T00:00:00,clock=vm"]);
+        } else {
+            command.args(["-accel", "tcg"]);
+        }
+        let memory = (OWN_MEMORY + 2 * image_size + spec.guest_memory).div_ceil(1 << 20);
+        command.arg("-m").arg(format!("{memory}M"));
+        command.arg("-kernel").arg(vmlinux).arg("-initrd").arg(&initrd);
+        command.arg("-append").arg("console=ttyS0 quiet panic=-1 cryptomgr.notests");
+        for (index, disk) in spec.disks.iter().enumerate() {
+            let path = disk.path.to_string_lossy().replace(',', ",,");
+            let read_only = if disk.read_only { "on" } else { "off" };
+            command.arg("-drive").arg(format!("file={path},if=none,id=d{index},format=raw,read-only={read_only}"));
+            command.arg("-device").arg(format!("virtio-blk-pci,drive=d{index}"));
+        }
+        let (near, far) = UnixStream::pair().map_err(LabError::host("make a socket pair"))?;
+        command.args(["-chardev", &format!("socket,id=agent,fd={}", far.as_raw_fd())]);
+        command.args(["-device", "virtio-serial-pci"]);
+        command.args(["-device", &format!("virtserialport,chardev=agent,name={}", wire::PORT_NAME)]);
+
+        let mut qemu = Qemu::spawn(command, &far, spec, folder)?;
+        drop(far);
+        match Client::connect(near) {
+            Ok(client) => Ok(Self { client, qemu, guard: spec.guard }),
+            Err(source) => Err(qemu.explain(spec.guard, source)),
+        }
+    }
+
+    /// The agent inside.
+    #[must_use]
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Turns the loss of the agent into what happened to the lab.
+    #[must_use]
+    pub fn explain(&mut self, source: AgentError) -> LabError {
+        self.qemu.explain(self.guard, source)
+    }
+}
+
+/// The emulator's process, its console's reader and its guard.
+struct Qemu {
+    child: Arc<Mutex<Child>>,
+    tail: Arc<Mutex<VecDeque<String>>>,
+    stuck: Arc<AtomicBool>,
+    /// Dropped to end the guard.
+    ended: Option<mpsc::Sender<()>>,
+    threads: Vec<JoinHandle<()>>,
+    /// Removed last.
+    _folder: tempfile::TempDir,
+}
+
+impl Qemu {
+    fn spawn(
+        mut command: Command,
+        far: &UnixStream,
+        spec: &LabSpec,
+        folder: tempfile::TempDir,
+    ) -> Result<Self, LabError> {
+        let socket = far.as_raw_fd();
+        let parent = std::process::id();
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        // SAFETY: between fork and exec only async-signal-safe calls are made, on numbers that were fixed
+        // before; `far` outlives the spawn.
+        #[allow(unsafe_code)]
+        unsafe {
+            command.pre_exec(move || {
+                // The emulator dies with the thread that started it, however that ends.
+                if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) != 0 {
+                    return Err(io::Error::last_os_error());
+                }
+                if u32::try_from(libc::getppid()) != Ok(parent) {
+                    return Err(io::Error::from_raw_os_error(libc::ESRCH));
+                }
+                // The agent's socket is the one descriptor that it inherits beside its standard ones.
+                if libc::fcntl(socket, libc::F_SETFD, 0) != 0 {
+                    return Err(io::Error::last_os_error());
+                }
+                Ok(())
+            });
+        }
+        let mut child = command.spawn().map_err(LabError::host(format!(
+            "start QEMU ({})",
+            command.get_program().to_string_lossy()
+        )))?;
+        let streams = [
+            child.stdout.take().map(|s| Box::new(s) as Box<dyn io::Read + Send>),
+            child.stderr.take().map(|s| Box::new(s) as Box<dyn io::Read + Send>),
+        ];
+        let log = spec
+            .console
+            .as_ref()
+            .map(|path| File::options().create(true).append(true).open(path))
+            .transpose()
+            .map_err(LabError::host("open the lab's console log"))?
+            .map(|file| Arc::new(Mutex::new(file)));
+        let tail = Arc::new(Mutex::new(VecDeque::new()));
+        let mut threads = Vec::new();
+        for stream in streams.into_iter().flatten() {
+            let (tail, log) = (tail.clone(), log.clone());
+            threads.push(std::thread::spawn(move || follow(stream, &tail, log.as_deref())));
+        }
+        let child = Arc::new(Mutex::new(child));
+        let stuck = Arc::new(AtomicBool::new(false));
+        let (ended, watch_end) = mpsc::channel::<()>();
+        let (guarded, flag, limit) = (child.clone(), stuck.clone(), spec.guard);
+        threads.push(std::thread::spawn(move || {
+            if watch_end.recv_timeout(limit) == Err(mpsc::RecvTimeoutError::Timeout) {
+                flag.store(true, Ordering::SeqCst);
+                let _ = guarded.lock().unwrap_or_else(PoisonError::into_inner).kill();
+            }
+        }));
+        Ok(Self { child, tail, stuck, ended: Some(ended), threads, _folder: folder })
+    }
+
+    /// Ends the process and waits for all that follows it.
+    fn end(&mut self) -> Option<std::process::ExitStatus> {
+        self.ended.take();
+        let status = {
+            let mut child = self.child.lock().unwrap_or_else(PoisonError::into_inner);
+            let _ = child.kill();
+            child.wait().ok()
+        };
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+        status
+    }
+
+    fn explain(&mut self, guard: Duration, source: AgentError) -> LabError {
+        let stuck = self.stuck.load(Ordering::SeqCst);
+        self.end();
+        if stuck {
+            return LabError::Stuck { seconds: guard.as_secs() };
+        }
+        let tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
+        let said: Vec<&str> = tail.iter().map(String::as_str).collect();
+        let detail =
+            if said.is_empty() { "it said nothing".to_owned() } else { format!("its last words: {}", said.join(" | ")) };
+        LabError::Died { detail, source }
+    }
+}
+
+impl Drop for Qemu {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// Keeps the last lines of `stream`, and all of it in the log.
+fn follow(stream: impl io::Read, tail: &Mutex<VecDeque<String>>, log: Option<&Mutex<File>>) {
+    let mut reader = BufReader::new(stream);
+    let mut line = Vec::new();
+    // A line without end is taken in pieces, so that the lab can't grow this process.
+    while matches!(io::Read::take(&mut reader, 4096).read_until(b'\n', &mut line), Ok(n) if n > 0) {
+        if let Some(log) = log {
+            let _ = io::Write::write_all(&mut *log.lock().unwrap_or_else(PoisonError::into_inner), &line);
+        }
+        let text = String::from_utf8_lossy(&line).trim().to_owned();
+        if !text.is_empty() {
+            let mut tail = tail.lock().unwrap_or_else(PoisonError::into_inner);
+            if tail.len() == TAIL_LINES {
+                tail.pop_front();
+            }
+            tail.push_back(text);
+        }
+        line.clear();
+    }
+}

@@ -1,0 +1,14 @@
+//! The lab: a Linux with a KVM of level `linux`, inside QEMU's emulator, for hosts that have none.
+//!
+//! Its image is made by kiln's own image builder, its PID 1 is kiln's own agent. One lab serves a whole
+//! command. It never outlives the process that started it.
+
+mod carry;
+mod error;
+mod forward;
+mod machine;
+
+pub use carry::{INNER_PLAN, execute};
+pub use error::LabError;
+pub use forward::Forward;
+pub use machine::{Lab, LabSpec};

@@ -1,0 +1,184 @@
+//! Carries out a plan on this host's KVM.
+
+use std::io::{self, Write};
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::time::{Duration, Instant};
+
+use kiln_vmm::machine::{Ended, Machine, MachineError, MachineIo, Stopper};
+use kiln_vmm::outcome::Outcome;
+
+use super::judge::{Facts, TaskState, judge};
+use super::plan::{Plan, Task};
+use super::report::Report;
+use super::task::{Progress, TaskIo, perform};
+use crate::console::Console;
+use crate::evidence::RunDirectory;
+use crate::verdict::Verdict;
+
+/// How long a guest has to power off once it was asked to, or to show why its agent died.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// Carries out `plan` on this host's KVM, leaves its evidence in `directory`, and says what it came to.
+///
+/// This never fails: what goes wrong is in the report.
+#[must_use]
+pub fn execute(plan: &Plan, directory: &Arc<RunDirectory>, io: TaskIo<'_>) -> Report {
+    let report = match run(plan, directory, io) {
+        Ok(report) => report,
+        Err(error) => Report::without_machine(
+            if error.is_environment() { Verdict::Untestable } else { Verdict::Vmm },
+            chain(&error),
+        ),
+    };
+    // Evidence that can't be written (a full disk) must not change the verdict.
+    let _ = directory.json("report.json", &report);
+    let _ = if report.verdict == Verdict::Passed {
+        directory.passed()
+    } else {
+        directory.failed(&report.reason())
+    };
+    report
+}
+
+/// An error and all that caused it, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+/// What happens to run while the machine does.
+struct Shared {
+    console: Mutex<Console>,
+    /// Set before the machine is stopped by us for another reason than its limit.
+    stopped_early: AtomicBool,
+}
+
+fn run(plan: &Plan, directory: &Arc<RunDirectory>, mut io: TaskIo<'_>) -> Result<Report, MachineError> {
+    let _ = directory.json("machine.json", &plan.machine);
+    let shared = Arc::new(Shared { console: Mutex::default(), stopped_early: AtomicBool::new(false) });
+    let echo = if plan.show_console { io.console.take() } else { None };
+    let serial = Box::new(Tap { shared: shared.clone(), directory: directory.clone(), echo });
+    let mut far_ends = Vec::new();
+    let mut agent_port = None;
+    for _ in &plan.machine.ports {
+        let (near, far) = UnixStream::pair().map_err(MachineError::Io)?;
+        far_ends.push(far);
+        agent_port.get_or_insert(near);
+    }
+
+    let began = Instant::now();
+    let deadline = began + plan.timeout;
+    let machine = Machine::new(&plan.machine, MachineIo { serial, console: None, ports: far_ends })?;
+    let running = machine.start()?;
+    let _ = directory.event("vmm", "info", "the machine runs");
+    let stopper = running.stopper();
+
+    let mut progress = Progress::default();
+    let ended = std::thread::scope(|scope| {
+        let (machine_ended, watch_end) = mpsc::channel::<()>();
+        let (task, progress, io, shared) = (&plan.task, &mut progress, &mut io, &shared);
+        if let Some(port) = agent_port {
+            scope.spawn(move || attend(task, port, directory, io, progress, shared, &stopper, &watch_end));
+        }
+        let ended = running.wait(Some(deadline));
+        drop(machine_ended);
+        ended
+    });
+    let _ = directory.json("trace.json", &ended.trace);
+    let _ = directory.event("vmm", "info", &format!("the machine ended: {:?}", ended.outcome));
+    Ok(report(plan, &shared, &ended, progress, began))
+}
+
+/// Does the task, then sees to it that the machine ends.
+#[allow(clippy::too_many_arguments)]
+fn attend(
+    task: &Task,
+    port: UnixStream,
+    directory: &RunDirectory,
+    io: &mut TaskIo<'_>,
+    progress: &mut Progress,
+    shared: &Shared,
+    stopper: &Stopper,
+    watch_end: &mpsc::Receiver<()>,
+) {
+    if *task == Task::Watch {
+        return;
+    }
+    match perform(task, port, directory, io, progress) {
+        Ok(Some(client)) => drop(client.power_off()),
+        Ok(None) => {}
+        Err(error) => drop(directory.event("agent", "error", &chain(&error))),
+    }
+    // A guest that does not end by itself is stopped; until then its console is still read, so that a panic
+    // which follows the agent's death is not lost.
+    if watch_end.recv_timeout(GRACE) == Err(mpsc::RecvTimeoutError::Timeout) {
+        shared.stopped_early.store(true, Ordering::SeqCst);
+        stopper.stop();
+    }
+}
+
+fn report(plan: &Plan, shared: &Shared, ended: &Ended, progress: Progress, began: Instant) -> Report {
+    let console = shared.console.lock().unwrap_or_else(PoisonError::into_inner).summary();
+    let at_limit = ended.outcome == Outcome::Stopped && !shared.stopped_early.load(Ordering::SeqCst);
+    let silent = at_limit.then(|| console.last_output.map_or(plan.timeout, |at| at.elapsed()));
+    let failed = progress.assertions.iter().filter(|a| !a.ok).count();
+    let task = match (&plan.task, progress.done) {
+        (Task::Watch, _) => TaskState::Watched,
+        (_, true) => TaskState::Done { run: progress.assertions.len(), failed },
+        (_, false) => TaskState::Lost,
+    };
+    let verdict = judge(&Facts { console: &console, outcome: &ended.outcome, task, silent, timeout: plan.timeout });
+    let error = match verdict {
+        Verdict::Vmm => Some(format!("the machine failed: {:?}", ended.outcome)),
+        Verdict::Untestable => Some(console.no_port.as_ref().map_or_else(
+            || "no assertion ran".to_owned(),
+            |missing| format!("the guest has no port to its agent; its kernel looks to lack {missing}"),
+        )),
+        Verdict::Hang | Verdict::Timeout => Some(format!("no end within {:?}", plan.timeout)),
+        _ => None,
+    };
+    Report {
+        verdict,
+        panicked: console.panicked,
+        kernel_report: console.first.map(|(_, line)| line),
+        assertions: progress.assertions,
+        status: progress.status,
+        outcome: Some(ended.outcome.clone()),
+        hello_ms: progress.hello.map(|at| (at - began).as_secs_f64() * 1e3),
+        kernel: progress.kernel,
+        exits: ended.trace.total_exits(),
+        error,
+        tail: console.tail,
+    }
+}
+
+/// The UART's output on its way to the evidence, the reader of reports, and the onlooker.
+struct Tap {
+    shared: Arc<Shared>,
+    directory: Arc<RunDirectory>,
+    echo: Option<Box<dyn Write + Send>>,
+}
+
+impl Write for Tap {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.shared.console.lock().unwrap_or_else(PoisonError::into_inner).feed(bytes);
+        if let Some(echo) = &mut self.echo {
+            let _ = echo.write_all(bytes).and_then(|()| echo.flush());
+        }
+        // The guest must not stop because the host's disk is full.
+        let _ = self.directory.append("console.log", bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

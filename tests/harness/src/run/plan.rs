@@ -1,0 +1,63 @@
+//! What a run is to do, decided in full before it starts.
+
+use std::time::Duration;
+
+use kiln_vmm::config::MachineConfig;
+use serde::{Deserialize, Serialize};
+
+/// A run with every choice made.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Plan {
+    /// The exact machine. Its first named port is the agent's.
+    pub machine: MachineConfig,
+    /// The limit on the machine's clock, from its creation to its end.
+    pub timeout: Duration,
+    /// What happens in the guest.
+    pub task: Task,
+    /// Whether the guest's console is passed on as it comes.
+    pub show_console: bool,
+}
+
+/// What happens in the guest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "task", rename_all = "kebab-case")]
+pub enum Task {
+    /// The guest boots to its agent's hello, and is powered off.
+    Boot,
+    /// The guest is left to itself until it ends; the machine has no agent to talk to.
+    Watch,
+    /// A command runs, and its exit status is what counts.
+    Command(CommandPlan),
+    /// The agent's own assertions run.
+    Assert,
+}
+
+/// A command in the guest.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CommandPlan {
+    /// The program and its arguments.
+    pub argv: Vec<String>,
+    /// What is set in its environment beside the agent's own defaults.
+    pub env: Vec<(String, String)>,
+    /// Its working directory; the root folder if none is given.
+    pub cwd: Option<String>,
+}
+
+/// The kernel's command line: what every guest needs, then what the caller adds.
+///
+/// `cryptomgr.notests` leaves out the kernel's self-tests of its ciphers, which are more than half of a
+/// distribution kernel's boot; appending `cryptomgr.notests=0` puts them back. `iomem=relaxed` lets
+/// assertions reach device registers that a driver has claimed.
+#[must_use]
+pub fn cmdline(machine: &MachineConfig, append: &str) -> String {
+    let mut line = format!(
+        "console=ttyS0 loglevel=5 panic=-1 reboot=k iomem=relaxed cryptomgr.notests kiln.cpus={} kiln.mem={}M",
+        machine.cpus,
+        machine.memory >> 20
+    );
+    if !append.is_empty() {
+        line.push(' ');
+        line.push_str(append);
+    }
+    line
+}

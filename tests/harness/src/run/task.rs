@@ -1,0 +1,195 @@
+//! What is done in the guest, through its agent.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::time::Instant;
+
+use kiln_protocol::wire;
+
+use super::plan::{CommandPlan, Task};
+use super::report::Assertion;
+use crate::agent::{AgentError, Client, Command, ProcessEvent, Status};
+use crate::evidence::RunDirectory;
+
+/// Where a command's input comes from and its output goes.
+pub struct TaskIo<'a> {
+    /// The command's standard input; none closes it at once.
+    pub stdin: Option<Box<dyn Read + Send>>,
+    /// The command's standard output.
+    pub stdout: &'a mut (dyn Write + Send),
+    /// The command's standard error.
+    pub stderr: &'a mut (dyn Write + Send),
+    /// The guest's console, where the plan asks for it to be shown.
+    pub console: Option<Box<dyn Write + Send>>,
+}
+
+/// How far a task came.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    /// When the agent said hello.
+    pub(super) hello: Option<Instant>,
+    /// The guest's kernel release.
+    pub(super) kernel: Option<String>,
+    pub(super) assertions: Vec<Assertion>,
+    pub(super) status: Option<u8>,
+    /// Whether all of the task was done.
+    pub(super) done: bool,
+}
+
+/// Does `task` through the agent at the other end of `port`; `progress` holds what was done of it even when
+/// the agent is lost.
+pub(super) fn perform(
+    task: &Task,
+    port: UnixStream,
+    directory: &RunDirectory,
+    io: &mut TaskIo<'_>,
+    progress: &mut Progress,
+) -> Result<Option<Client>, AgentError> {
+    if *task == Task::Watch {
+        return Ok(None);
+    }
+    let client = Client::connect(port)?;
+    progress.hello = Some(Instant::now());
+    let hello = client.hello();
+    progress.kernel = Some(hello.kernel.clone());
+    note(directory, "info", &format!("hello: agent {}, kernel {}", hello.agent, hello.kernel));
+    for warning in &hello.warnings {
+        note(directory, "warning", warning);
+    }
+    match task {
+        Task::Watch => {}
+        Task::Boot => progress.assertions.push(Assertion {
+            name: "boot::agent_says_hello".to_owned(),
+            ok: true,
+            message: String::new(),
+        }),
+        Task::Command(command) => run_command(&client, command, directory, io, progress)?,
+        Task::Assert => run_assertions(&client, directory, io, progress)?,
+    }
+    progress.done = true;
+    Ok(Some(client))
+}
+
+fn run_command(
+    client: &Client,
+    command: &CommandPlan,
+    directory: &RunDirectory,
+    io: &mut TaskIo<'_>,
+    progress: &mut Progress,
+) -> Result<(), AgentError> {
+    let name = format!("command::{}", command.argv.first().map_or("", String::as_str));
+    let spawned = client.exec(Command {
+        argv: command.argv.clone(),
+        env: command.env.clone(),
+        cwd: command.cwd.clone(),
+        stdin: io.stdin.is_some(),
+        events: false,
+    });
+    let mut process = match spawned {
+        Ok(process) => process,
+        Err(AgentError::Refused { errno, message }) => {
+            // As a shell has it: 127 for a program that is not there, 126 for one that can't be run.
+            let status = if errno == libc::ENOENT { 127 } else { 126 };
+            let line = format!("{}: {message}", command.argv.first().map_or("", String::as_str));
+            let _ = writeln!(io.stderr, "{line}");
+            progress.status = Some(status);
+            progress.assertions.push(Assertion { name, ok: false, message: line });
+            return Ok(());
+        }
+        Err(error) => return Err(error),
+    };
+    if let (Some(mut input), Some(mut stdin)) = (io.stdin.take(), process.take_stdin()) {
+        // Detached: a read of this process's own standard input can't be called back, and the command may
+        // end without having wanted it.
+        std::thread::Builder::new()
+            .name("stdin".to_owned())
+            .spawn(move || std::io::copy(&mut input, &mut stdin))
+            .map_err(AgentError::Io)?;
+    }
+    let status = loop {
+        match process.next_event()? {
+            ProcessEvent::Started(_) => {}
+            ProcessEvent::Stdout(bytes) => pass_on(io.stdout, &bytes),
+            ProcessEvent::Stderr(bytes) => pass_on(io.stderr, &bytes),
+            ProcessEvent::Events(bytes) => drop(directory.append("events.jsonl", &bytes)),
+            ProcessEvent::Exited(status) => break status,
+        }
+    };
+    let code = exit_status(status);
+    progress.status = Some(code);
+    let message = if code == 0 { String::new() } else { format!("ended with status {code}") };
+    progress.assertions.push(Assertion { name, ok: code == 0, message });
+    Ok(())
+}
+
+/// A consumer of output that went away (a closed pipe) does not end the run: its status still counts.
+fn pass_on(to: &mut (dyn Write + Send), bytes: &[u8]) {
+    let _ = to.write_all(bytes).and_then(|()| to.flush());
+}
+
+fn exit_status(status: Status) -> u8 {
+    match status {
+        Status::Code(code) => u8::try_from(code & 0xff).unwrap_or(u8::MAX),
+        Status::Signal(signal) => u8::try_from(signal).unwrap_or(0).saturating_add(128),
+    }
+}
+
+fn run_assertions(
+    client: &Client,
+    directory: &RunDirectory,
+    io: &mut TaskIo<'_>,
+    progress: &mut Progress,
+) -> Result<(), AgentError> {
+    let mut process = client.exec(Command {
+        argv: vec![wire::AGENT_PATH.to_owned(), "assert".to_owned()],
+        env: Vec::new(),
+        cwd: None,
+        stdin: false,
+        events: true,
+    })?;
+    let mut pending = Vec::new();
+    let status = loop {
+        match process.next_event()? {
+            ProcessEvent::Started(_) => {}
+            ProcessEvent::Stdout(bytes) | ProcessEvent::Stderr(bytes) => pass_on(io.stderr, &bytes),
+            ProcessEvent::Events(bytes) => {
+                pending.extend_from_slice(&bytes);
+                take_assertions(&mut pending, directory, progress);
+            }
+            ProcessEvent::Exited(status) => break status,
+        }
+    };
+    // The agent's own status must agree with what it reported: a crash between two assertions is a failure.
+    if exit_status(status) > 1 || (exit_status(status) == 1) != progress.assertions.iter().any(|a| !a.ok) {
+        progress.assertions.push(Assertion {
+            name: "assertions::all_of_them_ran".to_owned(),
+            ok: false,
+            message: format!("the agent's assertions ended with status {}", exit_status(status)),
+        });
+    }
+    Ok(())
+}
+
+/// More than any assertion's line.
+const LINE_MAX: usize = 1 << 16;
+
+fn take_assertions(pending: &mut Vec<u8>, directory: &RunDirectory, progress: &mut Progress) {
+    while let Some(end) = pending.iter().position(|&b| b == b'\n') {
+        let line: Vec<u8> = pending.drain(..=end).collect();
+        let assertion = serde_json::from_slice::<Assertion>(&line).unwrap_or_else(|error| Assertion {
+            name: "assertions::report_is_readable".to_owned(),
+            ok: false,
+            message: error.to_string(),
+        });
+        let (level, held) = if assertion.ok { ("info", "ok") } else { ("error", "FAILED") };
+        note(directory, level, &format!("{} ... {held} {}", assertion.name, assertion.message));
+        progress.assertions.push(assertion);
+    }
+    pending.truncate(LINE_MAX);
+}
+
+fn note(directory: &RunDirectory, level: &str, message: &str) {
+    // Evidence that can't be written (a full disk) must not change the verdict.
+    let _ = directory.event("agent", level, message);
+    let _ = directory.append("agent.log", format!("{message}\n").as_bytes());
+}
