@@ -7,8 +7,10 @@ mod carry;
 mod error;
 mod forward;
 mod machine;
+mod tests;
 
 pub use carry::{INNER_PLAN, execute};
 pub use error::LabError;
 pub use forward::Forward;
 pub use machine::{Lab, LabSpec};
+pub use tests::{GUEST_KERNEL, GUEST_MODULES, IN_LAB, run_tests};

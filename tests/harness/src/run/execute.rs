@@ -43,7 +43,7 @@ pub fn execute(plan: &Plan, directory: &Arc<RunDirectory>, io: TaskIo<'_>) -> Re
 }
 
 /// An error and all that caused it, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

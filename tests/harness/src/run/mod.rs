@@ -3,13 +3,17 @@
 //! A [`Plan`] is plain data with every choice made; [`execute`] carries it out on this host's KVM and leaves
 //! a [`Report`]. The lab carries out the same plan by the same code, inside.
 
+mod dispatch;
 mod execute;
 mod judge;
 mod plan;
+mod recipe;
 mod report;
 mod task;
 
+pub use dispatch::{Accel, AccelChoice, Done, choose, dispatch};
 pub use execute::execute;
 pub use plan::{CommandPlan, Plan, Task, cmdline};
+pub use recipe::Recipe;
 pub use report::{Assertion, Report};
 pub use task::TaskIo;

@@ -1,0 +1,128 @@
+//! Where a plan is carried out: on this host's KVM, or in the lab.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use kiln_rootfs::cache::Cache;
+use kiln_rootfs::progress::Progress;
+use kiln_vmm::level::Level;
+use serde::{Deserialize, Serialize};
+
+use super::execute::chain;
+use super::{Plan, Report, TaskIo, execute};
+use crate::evidence::{RunDirectory, runs_root};
+use crate::verdict::Verdict;
+use crate::{gate, lab};
+
+/// Which accelerator a user asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AccelChoice {
+    /// KVM here if it runs Linux, else the lab.
+    #[default]
+    Auto,
+    /// KVM here, or nothing.
+    Kvm,
+    /// The lab.
+    Lab,
+}
+
+/// Which accelerator ran.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Accel {
+    /// KVM of this host.
+    Kvm,
+    /// KVM of the lab.
+    Lab,
+}
+
+impl Accel {
+    /// The name that reports and scripts use.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Kvm => "kvm",
+            Self::Lab => "lab",
+        }
+    }
+}
+
+/// A run that is over.
+#[derive(Clone, Debug)]
+pub struct Done {
+    /// What it came to.
+    pub report: Report,
+    /// What it ran on; none if it did not come to run.
+    pub accel: Option<Accel>,
+    /// Its directory.
+    pub directory: PathBuf,
+}
+
+/// Chooses the accelerator for a host at `level`.
+///
+/// # Errors
+/// KVM was asked for, and the host's does not run Linux: why.
+pub fn choose(choice: AccelChoice, level: &Level) -> Result<Accel, String> {
+    match (choice, level) {
+        (AccelChoice::Lab, _) => Ok(Accel::Lab),
+        (_, Level::Linux) => Ok(Accel::Kvm),
+        (AccelChoice::Auto, _) => Ok(Accel::Lab),
+        (AccelChoice::Kvm, Level::Payload { reason } | Level::None { reason }) => Err(format!(
+            "--accel kvm needs KVM at level linux; this host is at level {}: {reason} (leave --accel out, and the lab is used)",
+            level.as_str()
+        )),
+    }
+}
+
+/// Carries out `plan` by the accelerator of `choice`, as a run of `case` in `suite`.
+///
+/// # Errors
+/// The run's directory can't be made. All else is in the report.
+pub fn dispatch(
+    cache: &Cache,
+    plan: &Plan,
+    choice: AccelChoice,
+    (suite, case): (&str, &str),
+    io: TaskIo<'_>,
+    progress: &dyn Progress,
+) -> std::io::Result<Done> {
+    let runs = runs_root(cache.root());
+    let directory = Arc::new(RunDirectory::begin(&runs, suite, case)?);
+    let path = directory.path();
+    let done = |report, accel| Done { report, accel, directory: path.clone() };
+    let accel = match choose(choice, gate::host_level()) {
+        Ok(accel) => accel,
+        Err(why) => return Ok(done(given_up(&directory, why), None)),
+    };
+    let report = match accel {
+        Accel::Kvm => execute(plan, &directory, io),
+        Accel::Lab => match lab::execute(cache, plan, &runs, &directory, io, progress) {
+            Ok(report) => report,
+            Err(error) => given_up(&directory, chain(&error)),
+        },
+    };
+    Ok(done(report, Some(accel)))
+}
+
+/// The report of a run that did not come to an end of its own.
+fn given_up(directory: &RunDirectory, why: String) -> Report {
+    let report = Report::without_machine(Verdict::Untestable, why);
+    let _ = directory.json("report.json", &report);
+    let _ = directory.failed(&report.reason());
+    report
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn accelerator_is_never_less_than_was_asked_for() {
+        let payload = Level::Payload { reason: "iretq is not emulated".to_owned() };
+        assert_eq!(choose(AccelChoice::Auto, &Level::Linux), Ok(Accel::Kvm));
+        assert_eq!(choose(AccelChoice::Auto, &payload), Ok(Accel::Lab));
+        assert_eq!(choose(AccelChoice::Lab, &Level::Linux), Ok(Accel::Lab));
+        let why = choose(AccelChoice::Kvm, &payload).unwrap_err();
+        assert!(why.contains("level payload: iretq is not emulated"), "{why}");
+    }
+}

@@ -1,0 +1,134 @@
+//! From what a user asked for to a plan: the kernel found, the image built, the machine decided.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use kiln_protocol::wire;
+use kiln_rootfs::cache::Cache;
+use kiln_rootfs::image::{self, ImageSpec};
+use kiln_rootfs::kernel::{self, KernelFiles};
+use kiln_rootfs::progress::Progress;
+use kiln_rootfs::{agent, busybox, modules};
+use kiln_vmm::config::{Boot, DiskConfig, MachineConfig};
+
+use super::plan::{Plan, Task, cmdline};
+
+
+
+
+/// What a user asked for; the defaults are what they get who ask for nothing.
+#[derive(Clone, Debug)]
+pub struct Recipe {
+    /// The kernel; the distribution's cloud kernel if none is given.
+    pub kernel: Option<PathBuf>,
+    /// The folder with the modules of [`Recipe::kernel`] (`…/lib/modules/RELEASE`).
+    pub modules_dir: Option<PathBuf>,
+    /// A ready-made initial RAM disk in place of the one that would be built.
+    pub initrd: Option<PathBuf>,
+    /// What to add to the kernel's command line.
+    pub append: String,
+    /// How many vCPUs.
+    pub cpus: u32,
+    /// Guest RAM in bytes.
+    pub memory: u64,
+    /// The disks.
+    pub disks: Vec<DiskConfig>,
+    /// The limit on the machine's clock.
+    pub timeout: Duration,
+    /// Whether busybox and its applets' links go into the image.
+    pub busybox: bool,
+    /// Modules to load beside those that the machine's devices need.
+    pub modules: Vec<String>,
+    /// The image's other parts; agent, modules, release and busybox are filled in.
+    pub image: ImageSpec,
+}
+
+impl Default for Recipe {
+    fn default() -> Self {
+        Self {
+            kernel: None,
+            modules_dir: None,
+            initrd: None,
+            append: String::new(),
+            cpus: 1,
+            memory: 256 << 20,
+            disks: Vec::new(),
+            timeout: Duration::from_secs(120),
+            busybox: false,
+            modules: Vec::new(),
+            image: ImageSpec::default(),
+        }
+    }
+}
+
+impl Recipe {
+    /// The modules that a guest needs for its agent's port and its disks.
+    pub const MODULES: &[&str] = &["virtio_mmio", "virtio_console", "virtio_blk"];
+
+    /// The kernel that was asked for, or the distribution's.
+    ///
+    /// # Errors
+    /// It is missing, or can't be fetched.
+    pub fn kernel(&self, cache: &Cache, progress: &dyn Progress) -> Result<KernelFiles, kiln_rootfs::Error> {
+        match &self.kernel {
+            Some(image) => kernel::from_files(image, self.modules_dir.as_deref()),
+            None => kernel::fetch(cache, None, progress),
+        }
+    }
+
+    /// Builds the guest's image, or finds it built.
+    ///
+    /// # Errors
+    /// See [`kiln_rootfs::Error`].
+    pub fn image(
+        &self,
+        cache: &Cache,
+        kernel: &KernelFiles,
+        progress: &dyn Progress,
+    ) -> Result<PathBuf, kiln_rootfs::Error> {
+        let mut spec = self.image.clone();
+        spec.agent = Some(agent::build(cache, progress)?);
+        spec.release.clone_from(&kernel.release);
+        if let Some(dir) = &kernel.modules_dir {
+            let wanted: Vec<&str> =
+                Self::MODULES.iter().copied().chain(self.modules.iter().map(String::as_str)).collect();
+            spec.modules = modules::closure(dir, &wanted)?;
+        }
+        if self.busybox {
+            spec.busybox = Some(busybox::find(cache, progress)?);
+        }
+        image::build(cache, &spec)
+    }
+
+    /// Decides everything.
+    ///
+    /// # Errors
+    /// The kernel or the image could not be had.
+    pub fn plan(&self, cache: &Cache, task: Task, progress: &dyn Progress) -> Result<Plan, kiln_rootfs::Error> {
+        let kernel = self.kernel(cache, progress)?;
+        let initrd = match &self.initrd {
+            Some(initrd) => initrd.clone(),
+            None => self.image(cache, &kernel, progress)?,
+        };
+        Ok(Plan { machine: self.machine(&kernel.image, initrd), timeout: self.timeout, task, show_console: false })
+    }
+
+    /// The machine for a kernel and an image.
+    #[must_use]
+    pub fn machine(&self, kernel: &Path, initrd: PathBuf) -> MachineConfig {
+        let mut machine = MachineConfig {
+            cpus: self.cpus,
+            memory: self.memory,
+            disks: self.disks.clone(),
+            ports: vec![wire::PORT_NAME.to_owned()],
+            virtio_console: false,
+            ..MachineConfig::default()
+        };
+        machine.boot = Boot::Kernel {
+            kernel: kernel.to_owned(),
+            initrd: Some(initrd),
+            cmdline: cmdline(&machine, &self.append),
+        };
+        machine
+    }
+}
