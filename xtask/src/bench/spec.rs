@@ -1,0 +1,93 @@
+//! What is measured, as plain data that goes into the lab.
+
+use serde::{Deserialize, Serialize};
+
+/// One thing to start and watch: a VMM with a guest.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Contender {
+    /// The VMM, as the table names it.
+    pub vmm: String,
+    /// The guest, as the table names it: `null`, `elf` or `bzImage`.
+    pub guest: String,
+    /// The program and its arguments. `{agent}` stands for a fresh socket path where the agent's port is offered.
+    pub argv: Vec<String>,
+    /// What the program needs in its environment.
+    pub env: Vec<(String, String)>,
+    /// What the guest prints on its UART when it is there.
+    pub marker: String,
+    /// Whether the agent's hello is waited for on `{agent}` after the marker.
+    pub hello: bool,
+    /// Guest RAM in bytes: a mapping of this size is the guest's, not the VMM's.
+    pub guest_memory: u64,
+    /// A file that the first run leaves behind, to be removed before it, so that a cold start can be told.
+    pub kept: Option<String>,
+}
+
+/// What the lab is asked to measure.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Spec {
+    /// In the order of the table; runs are interleaved.
+    pub contenders: Vec<Contender>,
+    /// How often each is run; the median counts. The first round warms up and is reported apart as cold.
+    pub rounds: usize,
+}
+
+/// One run of one contender. Times are in milliseconds of the lab's clock since the program was started.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Sample {
+    /// KVM first entered the guest.
+    pub first_instruction_ms: Option<f64>,
+    /// The guest's marker appeared on the UART: for a Linux guest, its init runs.
+    pub marker_ms: f64,
+    /// The agent's hello arrived on its own port.
+    pub hello_ms: Option<f64>,
+    /// KVM exits until the marker.
+    pub exits: Option<u64>,
+    /// Resident memory of the VMM beside guest RAM, at the marker, in bytes.
+    pub memory: u64,
+}
+
+/// All runs of one contender.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Measured {
+    /// The VMM.
+    pub vmm: String,
+    /// The guest.
+    pub guest: String,
+    /// Every run, the cold one first.
+    pub samples: Vec<Sample>,
+    /// Why there is none.
+    pub error: Option<String>,
+}
+
+impl Measured {
+    /// The median of `of` over the warm runs.
+    pub fn median(&self, of: impl Fn(&Sample) -> Option<f64>) -> Option<f64> {
+        let mut values: Vec<f64> = self.samples.iter().skip(1).filter_map(of).collect();
+        values.sort_by(f64::total_cmp);
+        values.get(values.len() / 2).copied()
+    }
+
+    /// `of` in the first, cold run.
+    pub fn cold(&self, of: impl Fn(&Sample) -> Option<f64>) -> Option<f64> {
+        self.samples.first().and_then(of)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn median_leaves_the_cold_run_out() {
+        let sample = |ms: f64| Sample { marker_ms: ms, ..Sample::default() };
+        let measured = Measured {
+            vmm: String::new(),
+            guest: String::new(),
+            samples: vec![sample(900.0), sample(3.0), sample(1.0), sample(2.0)],
+            error: None,
+        };
+        assert_eq!(measured.median(|s| Some(s.marker_ms)), Some(2.0));
+        assert_eq!(measured.cold(|s| Some(s.marker_ms)), Some(900.0));
+    }
+}
