@@ -37,18 +37,14 @@ pub fn execute(
 ) -> Result<Report, LabError> {
     let program = std::env::current_exe().map_err(LabError::host("find this program"))?;
     let (inner, mut spec) = carried(plan)?;
-    let scratch = tempfile::Builder::new()
-        .prefix("kiln-plan-")
-        .tempdir()
-        .map_err(LabError::host("make a temporary folder"))?;
-    let plan_file = scratch.path().join("plan.json");
-    let text = serde_json::to_vec(&inner).unwrap_or_default();
-    std::fs::write(&plan_file, text).map_err(LabError::host("write the plan"))?;
-    spec.files.push((plan_file, PLAN.to_owned()));
     spec.programs.push(program.clone());
     spec.console = Some(directory.path().join("lab.log"));
 
     let mut lab = Lab::start(cache, &spec, progress)?;
+    let text = serde_json::to_vec(&inner).unwrap_or_default();
+    if let Err(error) = lab.client().put(PLAN, 0o600, &mut text.as_slice()) {
+        return Err(lab.explain(error));
+    }
     let mut replay = Replay::into_folder(runs);
     let command = Command {
         argv: vec![

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -91,14 +91,10 @@ impl Lab {
             hostname: Some("kiln-lab".to_owned()),
             ..ImageSpec::default()
         };
-        let folder = tempfile::Builder::new()
-            .prefix("kiln-lab-")
-            .tempdir()
-            .map_err(LabError::host("make a temporary folder"))?;
-        let initrd = folder.path().join("lab.cpio");
-        let mut file = File::create(&initrd).map_err(LabError::host("create the lab's image"))?;
-        image::write(&image, &mut file)?;
-        let image_size = file.metadata().map_err(LabError::host("measure the lab's image"))?.len();
+        // A file without a name: nothing is left of it, however this process ends.
+        let mut initrd = tempfile::tempfile().map_err(LabError::host("create the lab's image"))?;
+        image::write(&image, &mut initrd)?;
+        let image_size = initrd.metadata().map_err(LabError::host("measure the lab's image"))?.len();
         // The ELF boots quicker than the image it came in: the emulator is spared the decompression.
         let vmlinux = boot::vmlinux_of(&kernel.image)?.unwrap_or(kernel.image);
 
@@ -114,7 +110,7 @@ impl Lab {
         }
         let memory = (OWN_MEMORY + 2 * image_size + spec.guest_memory).div_ceil(1 << 20);
         command.arg("-m").arg(format!("{memory}M"));
-        command.arg("-kernel").arg(vmlinux).arg("-initrd").arg(&initrd);
+        command.arg("-kernel").arg(vmlinux).arg("-initrd").arg(format!("/proc/self/fd/{}", initrd.as_raw_fd()));
         command.arg("-append").arg("console=ttyS0 quiet panic=-1 cryptomgr.notests");
         for (index, disk) in spec.disks.iter().enumerate() {
             let path = disk.path.to_string_lossy().replace(',', ",,");
@@ -127,7 +123,7 @@ impl Lab {
         command.args(["-device", "virtio-serial-pci"]);
         command.args(["-device", &format!("virtserialport,chardev=agent,name={}", wire::PORT_NAME)]);
 
-        let mut qemu = Qemu::spawn(command, &far, spec, folder)?;
+        let mut qemu = Qemu::spawn(command, [far.as_raw_fd(), initrd.as_raw_fd()], spec)?;
         drop(far);
         match Client::connect(near) {
             Ok(client) => Ok(Self { client, qemu, guard: spec.guard }),
@@ -156,22 +152,16 @@ struct Qemu {
     /// Dropped to end the guard.
     ended: Option<mpsc::Sender<()>>,
     threads: Vec<JoinHandle<()>>,
-    /// Removed last.
-    _folder: tempfile::TempDir,
 }
 
 impl Qemu {
-    fn spawn(
-        mut command: Command,
-        far: &UnixStream,
-        spec: &LabSpec,
-        folder: tempfile::TempDir,
-    ) -> Result<Self, LabError> {
-        let socket = far.as_raw_fd();
+    /// Starts the emulator, which inherits `descriptors` beside its standard ones; they must stay open
+    /// until this returns.
+    fn spawn(mut command: Command, descriptors: [RawFd; 2], spec: &LabSpec) -> Result<Self, LabError> {
         let parent = std::process::id();
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         // SAFETY: between fork and exec only async-signal-safe calls are made, on numbers that were fixed
-        // before; `far` outlives the spawn.
+        // before.
         #[allow(unsafe_code)]
         unsafe {
             command.pre_exec(move || {
@@ -182,9 +172,10 @@ impl Qemu {
                 if u32::try_from(libc::getppid()) != Ok(parent) {
                     return Err(io::Error::from_raw_os_error(libc::ESRCH));
                 }
-                // The agent's socket is the one descriptor that it inherits beside its standard ones.
-                if libc::fcntl(socket, libc::F_SETFD, 0) != 0 {
-                    return Err(io::Error::last_os_error());
+                for descriptor in descriptors {
+                    if libc::fcntl(descriptor, libc::F_SETFD, 0) != 0 {
+                        return Err(io::Error::last_os_error());
+                    }
                 }
                 Ok(())
             });
@@ -220,7 +211,7 @@ impl Qemu {
                 let _ = guarded.lock().unwrap_or_else(PoisonError::into_inner).kill();
             }
         }));
-        Ok(Self { child, tail, stuck, ended: Some(ended), threads, _folder: folder })
+        Ok(Self { child, tail, stuck, ended: Some(ended), threads })
     }
 
     /// Ends the process and waits for all that follows it.

@@ -1,0 +1,211 @@
+//! What the commands that boot a guest have in common: from options to a run, from a run to what people,
+//! scripts and the shell see of it.
+
+use std::io::{self, Write};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use kiln::rootfs::cache::Cache;
+use kiln::rootfs::image::ImageSpec;
+use kiln::run::{AccelChoice, Done, Recipe, Task, TaskIo, dispatch};
+use kiln::verdict::Verdict;
+use kiln::vmm::config::DiskConfig;
+use serde::Serialize;
+
+use crate::exit::Exit;
+use crate::options::{Accel, ImageOptions, MachineOptions};
+use crate::report::{Assertions, JsonTo, RanOn, Report};
+use crate::ui::{self, Bars, Stream, Style};
+
+/// The recipe for such options.
+pub(crate) fn recipe(machine: &MachineOptions, image: Option<&ImageOptions>) -> Recipe {
+    let mut recipe = Recipe {
+        kernel: machine.kernel.kernel.clone(),
+        modules_dir: machine.kernel.modules_dir.clone(),
+        initrd: machine.initrd.clone(),
+        append: machine.append.clone().unwrap_or_default(),
+        cpus: machine.cpus,
+        memory: machine.mem,
+        disks: machine
+            .disks
+            .iter()
+            .map(|disk| DiskConfig { path: disk.path.clone(), read_only: disk.read_only })
+            .collect(),
+        ..Recipe::default()
+    };
+    if let Some(limit) = machine.timeout.timeout {
+        recipe.timeout = limit;
+    }
+    if let Some(image) = image {
+        let copied = |list: &[crate::options::Copied]| {
+            list.iter().map(|one| (one.source.clone(), one.target.clone())).collect()
+        };
+        recipe.busybox = image.busybox;
+        recipe.modules.clone_from(&image.modules);
+        recipe.image = ImageSpec {
+            files: copied(&image.files),
+            dirs: copied(&image.dirs),
+            execs: image.executables.clone(),
+            hostname: Some(image.hostname.clone()),
+            init: image.init.clone(),
+            ..ImageSpec::default()
+        };
+    }
+    recipe
+}
+
+/// The accelerator asked for.
+pub(crate) fn choice(accel: Accel) -> AccelChoice {
+    match accel {
+        Accel::Auto => AccelChoice::Auto,
+        Accel::Kvm => AccelChoice::Kvm,
+        Accel::Lab => AccelChoice::Lab,
+    }
+}
+
+/// Boots a guest by `recipe` and does `task` in it.
+///
+/// # Errors
+/// The kernel or the image could not be had, or the run's directory not made.
+pub(crate) fn boot(
+    cache: &Cache,
+    recipe: &Recipe,
+    task: Task,
+    accel: Accel,
+    names: (&str, &str),
+    show: Show,
+) -> Result<Done> {
+    let bars = Bars::new();
+    let mut plan = recipe.plan(cache, task, &bars)?;
+    plan.show_console = show == Show::Console;
+    let stdin = (show == Show::Command).then(|| Box::new(io::stdin()) as Box<dyn io::Read + Send>);
+    let (mut out, mut err) = (io::stdout(), io::stderr());
+    let io = TaskIo {
+        stdin,
+        stdout: &mut out,
+        stderr: &mut err,
+        console: (show == Show::Console).then(|| Box::new(Harmless) as Box<dyn Write + Send>),
+    };
+    dispatch(cache, &plan, choice(accel), names, io, &bars).context("no run")
+}
+
+/// What of a guest is passed on as it comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Show {
+    /// Nothing but complaints.
+    Nothing,
+    /// A command's input and output.
+    Command,
+    /// The console, made harmless, on standard error.
+    Console,
+}
+
+/// Guest text on its way to standard error: escape sequences are shown, not obeyed.
+struct Harmless;
+
+impl Write for Harmless {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut err = io::stderr().lock();
+        for line in bytes.split_inclusive(|&b| b == b'\n') {
+            let (text, end) = match line.strip_suffix(b"\n") {
+                Some(text) => (text.strip_suffix(b"\r").unwrap_or(text), "\n"),
+                None => (line, ""),
+            };
+            write!(err, "{}{end}", ui::sanitize(text))?;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
+}
+
+/// What such a command adds to the report.
+#[derive(Debug, Serialize)]
+struct Own<'a> {
+    panicked: bool,
+    kernel_report: &'a Option<String>,
+    kernel: &'a Option<String>,
+    status: Option<u8>,
+    exits: u64,
+    outcome: &'a Option<kiln::vmm::outcome::Outcome>,
+    failures: Vec<&'a kiln::run::Assertion>,
+}
+
+/// Writes the report where it was asked for.
+///
+/// # Errors
+/// It can't be written.
+pub(crate) fn report(command: &'static str, done: &Done, exit: Exit, to: &JsonTo) -> Result<()> {
+    let ran = &done.report;
+    let own = Own {
+        panicked: ran.panicked,
+        kernel_report: &ran.kernel_report,
+        kernel: &ran.kernel,
+        status: ran.status,
+        exits: ran.exits,
+        outcome: &ran.outcome,
+        failures: ran.assertions.iter().filter(|a| !a.ok).collect(),
+    };
+    let mut report = Report::new(command, exit, own).in_directory(&done.directory);
+    report.verdict = Some(ran.verdict);
+    report.accel = done.accel.map(|accel| match accel {
+        kiln::run::Accel::Kvm => RanOn::Kvm,
+        kiln::run::Accel::Lab => RanOn::Lab,
+    });
+    report.assertions = Assertions { run: ran.assertions.len(), failed: ran.failed(), ignored: 0 };
+    report.hello_ms = ran.hello_ms;
+    report.error.clone_from(&ran.error);
+    report.write(to)
+}
+
+/// Tells people why a run did not pass: the console's tail, what failed, and where the evidence is.
+///
+/// # Errors
+/// The stream is closed.
+pub(crate) fn explain(done: &Done) -> io::Result<()> {
+    let ran = &done.report;
+    if ran.verdict == Verdict::Passed {
+        return Ok(());
+    }
+    let mut say = |text: String| ui::line(Stream::Stderr, &text);
+    if !ran.tail.is_empty() {
+        say(ui::paint(Stream::Stderr, Style::Faint, "the last of the console:"))?;
+        for line in &ran.tail {
+            say(format!("  {}", ui::sanitize(line.as_bytes())))?;
+        }
+    }
+    for failure in ran.assertions.iter().filter(|a| !a.ok) {
+        say(format!("failed: {}: {}", failure.name, ui::sanitize(failure.message.as_bytes())))?;
+    }
+    if let Some(error) = &ran.error {
+        say(format!("{}: {}", ran.verdict, ui::sanitize(error.as_bytes())))?;
+    }
+    say(format!("evidence: {}", done.directory.display()))
+}
+
+/// The verdict's line: verdict, accelerator, assertions, time to hello.
+pub(crate) fn summary(done: &Done, stream: Stream) -> String {
+    let ran = &done.report;
+    let style = if ran.verdict == Verdict::Passed { Style::Good } else { Style::Bad };
+    let mut line = ui::paint(stream, style, ran.verdict.as_str());
+    if ran.panicked && ran.verdict != Verdict::Panic {
+        line.push_str(" (then panicked)");
+    }
+    let accel = done.accel.map_or("no accelerator", kiln::run::Accel::as_str);
+    let count = ran.assertions.len();
+    let plural = if count == 1 { "" } else { "s" };
+    line.push_str(&format!(" · {accel} · {count} assertion{plural}"));
+    if ran.failed() > 0 {
+        line.push_str(&format!(", {} failed", ran.failed()));
+    }
+    match ran.hello_ms {
+        Some(ms) => line.push_str(&format!(" · hello after {}", ui::duration(Duration::from_secs_f64(ms / 1e3)))),
+        None => line.push_str(" · no hello"),
+    }
+    if let Some(kernel) = &ran.kernel {
+        line.push_str(&format!(" · Linux {}", ui::sanitize(kernel.as_bytes())));
+    }
+    line
+}
