@@ -1,7 +1,9 @@
 //! What the commands that boot a guest have in common: from options to a run, from a run to what people,
 //! scripts and the shell see of it.
 
+use std::fs;
 use std::io::{self, Write};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -10,12 +12,13 @@ use kiln::rootfs::image::ImageSpec;
 use kiln::run::{AccelChoice, Done, Recipe, Task, TaskIo, dispatch};
 use kiln::verdict::Verdict;
 use kiln::vmm::config::DiskConfig;
+use kiln::vmm::trace::Trace;
 use serde::Serialize;
 
 use crate::exit::Exit;
 use crate::options::{Accel, ImageOptions, MachineOptions};
 use crate::report::{Assertions, JsonTo, RanOn, Report};
-use crate::ui::{self, Bars, Stream, Style};
+use crate::ui::{self, Align, Bars, Stream, Style, Table};
 
 /// The recipe for such options.
 pub(crate) fn recipe(machine: &MachineOptions, image: Option<&ImageOptions>) -> Recipe {
@@ -38,7 +41,7 @@ pub(crate) fn recipe(machine: &MachineOptions, image: Option<&ImageOptions>) -> 
     }
     if let Some(image) = image {
         let copied = |list: &[crate::options::Copied]| {
-            list.iter().map(|one| (one.source.clone(), one.target.clone())).collect()
+            list.iter().map(|one| (one.source.clone(), one.destination.clone())).collect()
         };
         recipe.busybox = image.busybox;
         recipe.modules.clone_from(&image.modules);
@@ -208,4 +211,38 @@ pub(crate) fn summary(done: &Done, stream: Stream) -> String {
         line.push_str(&format!(" · Linux {}", ui::sanitize(kernel.as_bytes())));
     }
     line
+}
+
+/// Shows the exits of each vCPU and its last accesses, from the run's trace.
+///
+/// # Errors
+/// The stream is closed.
+pub(crate) fn show_trace(directory: &Path) -> io::Result<()> {
+    /// How many of the last accesses are shown; all that were kept are in the file.
+    const LAST: usize = 16;
+    let path = directory.join("trace.json");
+    let say = |text: &str| ui::line(Stream::Stderr, text);
+    let Some(trace) = fs::read(&path).ok().and_then(|text| serde_json::from_slice::<Trace>(&text).ok()) else {
+        return say("no trace: the machine did not come to run");
+    };
+    for vcpu in &trace.vcpus {
+        let mut exits = Table::new(&[Align::Left, Align::Right]);
+        exits.row([format!("vCPU {}", vcpu.index), "exits".to_owned()]);
+        for (kind, count) in &vcpu.exits {
+            exits.row([format!("  {kind:?}"), count.to_string()]);
+        }
+        say(&exits.to_string())?;
+        let mut last = Table::new(&[Align::Right, Align::Left, Align::Left, Align::Right, Align::Left]);
+        for access in vcpu.accesses.iter().skip(vcpu.accesses.len().saturating_sub(LAST)) {
+            last.row([
+                format!("  {}", ui::duration(Duration::from_nanos(access.time_ns))),
+                access.device.clone().unwrap_or_else(|| "nothing".to_owned()),
+                format!("{}{}", if access.write { "write" } else { "read" }, access.width),
+                format!("{:#x}", access.address),
+                format!("{:#x}", access.value),
+            ]);
+        }
+        say(&last.to_string())?;
+    }
+    say(&format!("all of it: {}", path.display()))
 }
