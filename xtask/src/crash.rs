@@ -46,7 +46,32 @@ fn one_line(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+
     use super::*;
+
+    /// Set in the process that is to panic.
+    const CHILD: &str = "KILN_TEST_PANICS";
+
+    #[test]
+    fn panic_is_one_line_that_names_the_file_with_the_backtrace() {
+        if std::env::var_os(CHILD).is_some() {
+            install();
+            std::process::exit(guard(|| panic!("on\n purpose")).code().into());
+        }
+        let cache = tempfile::tempdir().unwrap();
+        let output = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "crash::tests::panic_is_one_line_that_names_the_file_with_the_backtrace"])
+            .envs([(CHILD, "1".as_ref()), ("KILN_CACHE", cache.path().as_os_str())])
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(125));
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(said.lines().count(), 1, "{said}");
+        assert!(said.contains("on purpose; backtrace in "), "{said}");
+        let file = said.trim_end().rsplit(' ').next().unwrap();
+        assert!(fs::read_to_string(file).unwrap().contains("crash::tests"));
+    }
 
     #[test]
     fn panic_in_a_command_ends_in_the_status_that_bisecting_skips() {

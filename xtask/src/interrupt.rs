@@ -3,6 +3,7 @@
 //! Dying by the signal, rather than exiting, is how the shell above learns to stop its loop. A second ^C,
 //! while the clean-ups of the first run, kills at once.
 
+use std::fs;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Once, PoisonError};
@@ -17,7 +18,8 @@ type CleanUp = Box<dyn FnOnce() + Send>;
 static CLEAN_UPS: Mutex<Vec<(u64, CleanUp)>> = Mutex::new(Vec::new());
 static NEXT: AtomicU64 = AtomicU64::new(0);
 
-/// Takes over SIGINT, SIGTERM and SIGHUP; once a process.
+/// Takes over SIGINT, SIGTERM and SIGHUP, but those that the caller had us ignore (`nohup`, `&`); once a
+/// process.
 ///
 /// # Errors
 /// The system refuses the handlers or the thread.
@@ -30,8 +32,10 @@ pub(crate) fn install() -> io::Result<()> {
 
 fn take_over() -> io::Result<()> {
     let hurry = Arc::new(AtomicBool::new(false));
-    let signals = [SIGINT, SIGTERM, SIGHUP];
-    for signal in signals {
+    let ignored = ignored(&fs::read_to_string("/proc/self/status").unwrap_or_default());
+    let mut signals = vec![SIGINT, SIGTERM, SIGHUP];
+    signals.retain(|signal| ignored & (1 << (signal - 1)) == 0);
+    for &signal in &signals {
         // In this order: the first signal finds the flag unset and sets it, the second finds it set.
         flag::register_conditional_default(signal, Arc::clone(&hurry))?;
         flag::register(signal, Arc::clone(&hurry))?;
@@ -46,6 +50,12 @@ fn take_over() -> io::Result<()> {
         }
     })?;
     Ok(())
+}
+
+/// The mask of ignored signals in the text of `/proc/PID/status` (proc(5), `SigIgn`): bit n-1 is signal n.
+fn ignored(status: &str) -> u64 {
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
 }
 
 /// Runs what was registered, the latest first, each once.
@@ -80,6 +90,12 @@ impl Drop for OnInterrupt {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ignored_signals_are_read_from_the_status() {
+        assert_eq!(ignored("Name:\tkiln\nSigIgn:\t0000000000000003\nSigCgt:\t0\n"), 3);
+        assert_eq!(ignored(""), 0);
+    }
 
     #[test]
     fn clean_ups_run_once_latest_first_and_only_while_held() {

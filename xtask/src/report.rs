@@ -1,7 +1,6 @@
 //! The one JSON object that a command writes for machines.
 
 use std::fs;
-use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -10,6 +9,7 @@ use serde::Serialize;
 
 use crate::exit::Exit;
 use crate::seam::{self, Verdict};
+use crate::ui::{self, Stream};
 
 /// The version of the object's shape: it grows when a key changes its meaning or goes, not when one comes.
 const SCHEMA: u32 = 1;
@@ -103,17 +103,13 @@ impl<T: Serialize> Report<T> {
         if *to == JsonTo::Nowhere {
             return Ok(());
         }
-        let mut text = serde_json::to_vec_pretty(self).context("failed to make the JSON report")?;
-        text.push(b'\n');
+        let text = serde_json::to_string_pretty(self).context("failed to make the JSON report")?;
         WRITTEN.store(true, Ordering::Relaxed);
         match to {
             JsonTo::Nowhere => Ok(()),
-            JsonTo::Stdout => {
-                let mut out = io::stdout().lock();
-                out.write_all(&text).and_then(|()| out.flush()).context("failed to write to standard output")
-            }
+            JsonTo::Stdout => ui::line(Stream::Stdout, &text).context("failed to write to standard output"),
             JsonTo::File(path) => {
-                fs::write(path, &text).with_context(|| format!("failed to write {}", path.display()))
+                fs::write(path, text + "\n").with_context(|| format!("failed to write {}", path.display()))
             }
         }
     }

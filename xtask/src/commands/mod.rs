@@ -10,8 +10,6 @@ mod run;
 mod smoke;
 mod test;
 
-use std::io;
-
 use clap::Subcommand;
 
 use crate::exit::Exit;
@@ -74,18 +72,13 @@ pub(crate) fn dispatch(command: Command) -> Exit {
         Command::Clean(args) => clean::run(args),
     });
     result.unwrap_or_else(|error| {
-        // A reader that has seen enough, as `head` does, wants no message.
-        if !is_broken_pipe(&error) {
+        if !ui::is_reader_gone(&error) {
             let text = one_line(&format!("{error:#}"));
             ui::error(&text);
             write_failure(name, &json, text);
         }
         Exit::UNTESTABLE
     })
-}
-
-fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
 /// An error's chain as one line, whatever the messages in it hold.

@@ -15,7 +15,7 @@ pub(crate) struct Args {
     image: ImageOptions,
 
     /// Write one JSON object to a file: standard output is the command's
-    #[arg(long, value_name = "FILE", require_equals = true, help_heading = "Options")]
+    #[arg(long, value_name = "FILE", require_equals = true, help_heading = "Output options")]
     pub(crate) json: Option<PathBuf>,
 
     /// The command to run in the guest, and its arguments

@@ -6,7 +6,7 @@ use crate::report::JsonTo;
 
 /// For scripts.
 #[derive(Args, Clone, Copy, Debug)]
-#[command(next_help_heading = "Options")]
+#[command(next_help_heading = "Output options")]
 pub(crate) struct JsonOption {
     /// Write one JSON object to standard output, and all else to standard error
     #[arg(long, global = true)]

@@ -8,7 +8,9 @@ mod style;
 mod table;
 mod units;
 
-use std::io::{self, Write};
+use std::error::Error;
+use std::fmt;
+use std::io::{self, ErrorKind, Write};
 
 use crate::report::JsonTo;
 
@@ -26,12 +28,38 @@ pub(crate) fn stream(json: &JsonTo) -> Stream {
 /// Writes `text` and a line's end.
 ///
 /// # Errors
-/// The stream is closed: `println!` would panic.
+/// The stream can't be written, where `println!` would panic; see [`is_reader_gone`].
 pub(crate) fn line(stream: Stream, text: &str) -> io::Result<()> {
-    match stream {
-        Stream::Stdout => writeln!(io::stdout().lock(), "{text}"),
+    let written = match stream {
+        Stream::Stdout => {
+            let mut out = io::stdout().lock();
+            writeln!(out, "{text}").and_then(|()| out.flush())
+        }
         Stream::Stderr => writeln!(io::stderr().lock(), "{text}"),
+    };
+    written.map_err(|error| match error.kind() {
+        ErrorKind::BrokenPipe => io::Error::new(ErrorKind::BrokenPipe, ReaderGone),
+        _ => error,
+    })
+}
+
+/// Our own output is a pipe that no one reads any more. Any other broken pipe, to a guest's agent say, is an
+/// error as others are.
+#[derive(Debug)]
+struct ReaderGone;
+
+impl Error for ReaderGone {}
+
+impl fmt::Display for ReaderGone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("no one reads the output")
     }
+}
+
+/// Whether `error` is that whoever read our output has seen enough, as `head` does: it wants no message.
+pub(crate) fn is_reader_gone(error: &anyhow::Error) -> bool {
+    let gone = |cause: &io::Error| cause.get_ref().is_some_and(|inner| inner.is::<ReaderGone>());
+    error.chain().filter_map(|cause| cause.downcast_ref()).any(gone)
 }
 
 /// Writes the line of an error.
