@@ -88,8 +88,11 @@ fn json_of_run_needs_a_file() {
 }
 
 #[test]
-fn line_of_an_error_shows_escape_sequences_and_does_not_send_them() {
-    assert_refused(&["\x1b[2J\r"], &[r"\u{1b}[2J"]);
+fn line_of_an_error_sends_no_control_characters() {
+    let output = kiln(&["\x1b[2J\r\x07"]);
+    assert_eq!(output.status.code(), Some(125));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(!said.trim_end_matches('\n').chars().any(char::is_control), "{said:?}");
 }
 
 #[test]
