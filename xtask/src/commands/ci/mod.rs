@@ -1,0 +1,115 @@
+//! `ci`: what CI runs, with a heading and a time for each step.
+
+mod counts;
+mod step;
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+
+use crate::exit::Exit;
+use crate::ui::{self, Align, Stream, Style, Table, paint};
+
+use counts::Counts;
+use step::{Ran, Step};
+
+/// Options of `ci`.
+#[derive(clap::Args, Debug)]
+pub(crate) struct Args {
+    /// Add the steps that take long: the suite without KVM, twenty smoke runs in a row, the benchmark
+    #[arg(long)]
+    full: bool,
+}
+
+/// How often `--full` runs `smoke`: a failure of one in ten shows up in seven runs of eight.
+const SMOKE_RUNS: usize = 20;
+
+/// A step that has been run.
+struct Done {
+    title: String,
+    ran: Ran,
+    time: Duration,
+}
+
+/// Runs every step, also after one that failed, so that one run tells all; ends with the counts line.
+pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let root = workspace(&cargo)?;
+    let began = Instant::now();
+    let mut all = Vec::new();
+    for step in steps(args.full) {
+        heading(&step.title)?;
+        let started = Instant::now();
+        let ran = step.run(&cargo, &root)?;
+        all.push(Done { title: step.title, ran, time: started.elapsed() });
+    }
+    summary(&all, began.elapsed())?;
+    let mut counts = Counts::default();
+    for done in &all {
+        counts.add(done.ran.counted());
+    }
+    // Alone on the last line, for scripts.
+    ui::line(Stream::Stdout, &counts.to_string())?;
+    Ok(if all.iter().all(|done| done.ran.ok) { Exit::PASSED } else { Exit::FAILED })
+}
+
+fn steps(full: bool) -> Vec<Step> {
+    let mut steps = vec![
+        Step::new("format", "fmt --all --check"),
+        Step::new("lint", "clippy --workspace --all-targets --locked -- -D warnings"),
+        Step::new("documentation", "doc --workspace --no-deps --locked").env("RUSTDOCFLAGS", "-D warnings"),
+        // The tidy checks are among these. The suite is left to the next step, which runs it where it can
+        // run, so that no case is counted as skipped here and as passed there.
+        Step::new("tests on this host", "test --workspace --exclude kiln-suites --locked --no-fail-fast"),
+        Step::new("the suite", "xtask test"),
+        Step::new("smoke", "xtask smoke"),
+    ];
+    if full {
+        steps.push(
+            Step::new("tests without KVM", "test --workspace --locked --no-fail-fast")
+                .env("KILN_KVM", "off")
+                .uncounted(),
+        );
+        for number in 1..=SMOKE_RUNS {
+            steps.push(Step::new(&format!("smoke, {number} of {SMOKE_RUNS}"), "xtask smoke"));
+        }
+        steps.push(Step::new("boot benchmark", "xtask bench boot"));
+    }
+    steps
+}
+
+/// The folder of the workspace around the caller's folder.
+fn workspace(cargo: &OsString) -> anyhow::Result<PathBuf> {
+    let output = Command::new(cargo)
+        .args(["locate-project", "--workspace", "--message-format", "plain"])
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("failed to start {}", cargo.display()))?;
+    let manifest = String::from_utf8_lossy(&output.stdout);
+    match Path::new(manifest.trim_end()).parent() {
+        Some(root) if output.status.success() && root.join("xtask").is_dir() => Ok(root.to_owned()),
+        _ => bail!("this folder is not in kiln's own tree; `ci` checks kiln itself"),
+    }
+}
+
+fn heading(title: &str) -> anyhow::Result<()> {
+    ui::line(Stream::Stdout, &paint(Stream::Stdout, Style::Strong, &format!("\n== {title}")))?;
+    Ok(())
+}
+
+fn summary(all: &[Done], whole: Duration) -> anyhow::Result<()> {
+    heading("summary")?;
+    let mut table = Table::new(&[Align::Left, Align::Right, Align::Left, Align::Left]);
+    for done in all {
+        let word = if done.ran.ok { "ok" } else { "FAILED" };
+        let counts =
+            if done.ran.counts == Counts::default() { String::new() } else { done.ran.counts.to_string() };
+        table.row([done.title.clone(), ui::duration(done.time), word.to_owned(), counts]);
+    }
+    table.row(["all of it".to_owned(), ui::duration(whole)]);
+    ui::line(Stream::Stdout, &table.to_string())?;
+    Ok(())
+}

@@ -1,0 +1,128 @@
+//! One step: a cargo command whose output is passed on and counted.
+
+use std::ffi::OsStr;
+use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use anyhow::Context;
+use rustix::process::{Pid, Signal, kill_process_group};
+
+use super::counts::Counts;
+use crate::interrupt::on_interrupt;
+use crate::ui::{self, Stream};
+
+/// A cargo command.
+#[derive(Debug)]
+pub(super) struct Step {
+    pub(super) title: String,
+    arguments: String,
+    environment: Option<(&'static str, &'static str)>,
+    counted: bool,
+}
+
+/// How a step went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Ran {
+    /// Whether its exit status was 0.
+    pub(super) ok: bool,
+    /// The cases that its test runners told of.
+    pub(super) counts: Counts,
+    counted: bool,
+}
+
+impl Ran {
+    /// What it adds to the sum: a step that failed with no failed case counts as one.
+    pub(super) fn counted(self) -> Counts {
+        let mut counts = if self.counted { self.counts } else { Counts::default() };
+        if !self.ok && counts.failed == 0 {
+            counts.failed = 1;
+        }
+        counts
+    }
+}
+
+impl Step {
+    /// The step that runs cargo with `arguments`, parted by spaces.
+    pub(super) fn new(title: &str, arguments: &str) -> Self {
+        Self { title: title.to_owned(), arguments: arguments.to_owned(), environment: None, counted: true }
+    }
+
+    /// With a variable set.
+    pub(super) fn env(mut self, name: &'static str, value: &'static str) -> Self {
+        self.environment = Some((name, value));
+        self
+    }
+
+    /// Its cases are counted by another step.
+    pub(super) fn uncounted(mut self) -> Self {
+        self.counted = false;
+        self
+    }
+
+    /// Runs it in `root`. ^C ends all of its processes.
+    ///
+    /// # Errors
+    /// It can't be started, or our own output is closed; a step that fails is no error.
+    pub(super) fn run(&self, cargo: &OsStr, root: &Path) -> anyhow::Result<Ran> {
+        let failed = || format!("failed to run `cargo {}`", self.arguments);
+        let mut child = Command::new(cargo)
+            .args(self.arguments.split(' '))
+            .envs(self.environment)
+            .current_dir(root)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            // A group of its own, so that what cargo started can be ended with it.
+            .process_group(0)
+            .spawn()
+            .with_context(failed)?;
+        let group = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+        let guard = on_interrupt(move || {
+            if let Some(group) = group {
+                // Gone already is as good.
+                let _ = kill_process_group(group, Signal::INT);
+            }
+        });
+        let mut counts = Counts::default();
+        let passed_on = match child.stdout.take() {
+            Some(stdout) => pass_on(BufReader::new(stdout), &mut counts),
+            None => Ok(()),
+        };
+        let status = child.wait().with_context(failed)?;
+        drop(guard);
+        passed_on?;
+        Ok(Ran { ok: status.success(), counts, counted: self.counted })
+    }
+}
+
+/// Passes lines on as they come, and adds up what they count.
+fn pass_on(mut output: impl BufRead, counts: &mut Counts) -> std::io::Result<()> {
+    let mut line = Vec::new();
+    while output.read_until(b'\n', &mut line)? > 0 {
+        let text = String::from_utf8_lossy(&line);
+        if let Some(more) = Counts::of_line(&text) {
+            counts.add(more);
+        }
+        ui::line(Stream::Stdout, text.trim_end_matches('\n'))?;
+        line.clear();
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ran(ok: bool, failed: u64, counted: bool) -> Counts {
+        Ran { ok, counts: Counts { passed: 3, failed, skipped: 1 }, counted }.counted()
+    }
+
+    #[test]
+    fn failed_step_always_counts_as_failed() {
+        assert_eq!(ran(false, 0, true), Counts { passed: 3, failed: 1, skipped: 1 });
+        assert_eq!(ran(false, 2, true), Counts { passed: 3, failed: 2, skipped: 1 });
+        assert_eq!(ran(false, 0, false), Counts { passed: 0, failed: 1, skipped: 0 });
+        assert_eq!(ran(true, 0, false), Counts::default());
+    }
+}

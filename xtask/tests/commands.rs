@@ -1,0 +1,155 @@
+//! The commands that need no guest, run as a user would run them.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use tempfile::TempDir;
+
+fn kiln() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_kiln"));
+    command.stdin(Stdio::null()).env_remove("KILN_CACHE");
+    command
+}
+
+/// A folder that passes for kiln's own tree, and a `cargo` that does `body` in it.
+fn tree_with_cargo(body: &str) -> (TempDir, Command) {
+    let tree = tempfile::tempdir().unwrap();
+    fs::create_dir(tree.path().join("xtask")).unwrap();
+    let cargo = tree.path().join("cargo");
+    let manifest = tree.path().join("Cargo.toml");
+    let script =
+        format!("#!/bin/sh\n[ $1 = locate-project ] && {{ echo '{}'; exit; }}\n{body}\n", manifest.display());
+    fs::write(&cargo, script).unwrap();
+    fs::set_permissions(&cargo, fs::Permissions::from_mode(0o755)).unwrap();
+    let mut command = kiln();
+    command.arg("ci").env("CARGO", cargo).current_dir(tree.path());
+    (tree, command)
+}
+
+#[test]
+fn doctor_says_the_same_to_people_and_to_scripts() {
+    let cache = tempfile::tempdir().unwrap();
+    let said = kiln().arg("doctor").env("KILN_CACHE", cache.path()).output().unwrap();
+    let json = kiln().args(["doctor", "--json"]).env("KILN_CACHE", cache.path()).output().unwrap();
+    assert_eq!(said.status.code(), json.status.code());
+    let report: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    let text = String::from_utf8(said.stdout).unwrap();
+    assert!(text.contains(&format!("level {}", report["level"].as_str().unwrap())), "{text}");
+    assert_eq!(report["exit"], json.status.code().unwrap());
+    assert_eq!(report["kvm"]["level"], report["level"]);
+    for check in report["checks"].as_array().unwrap() {
+        for key in ["name", "found", "mend"] {
+            let value = check[key].as_str().unwrap_or_default();
+            assert!(text.contains(value), "{value} is not in: {text}");
+        }
+    }
+    assert_eq!(fs::read_dir(cache.path()).unwrap().count(), 0, "doctor changes nothing");
+}
+
+#[test]
+fn doctor_whose_reader_is_gone_ends_without_a_panic() {
+    let mut child = kiln().arg("doctor").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let mut said = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    child.wait().unwrap();
+    assert_eq!(said, "");
+}
+
+#[test]
+fn ci_adds_up_what_its_steps_ran() {
+    let (_tree, mut ci) = tree_with_cargo(
+        "[ $1 = test ] && echo 'test result: ok. 5 passed; 0 failed; 2 ignored; 0 measured; 0 filtered out'
+         [ $1 = xtask ] && [ $2 = test ] && echo 'test result: ok. 7 passed; 0 failed; 0 ignored; 0 measured'
+         exit 0",
+    );
+    let output = ci.output().unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert_eq!(said.lines().last(), Some("12 passed, 0 failed, 2 skipped"));
+}
+
+#[test]
+fn ci_with_a_step_that_fails_runs_the_others_and_ends_in_failure() {
+    let (_tree, mut ci) = tree_with_cargo("[ $1 != clippy ]");
+    let output = ci.output().unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("== smoke"), "{said}");
+    assert_eq!(said.lines().last(), Some("0 passed, 1 failed, 0 skipped"));
+}
+
+#[test]
+fn ci_outside_of_the_tree_is_refused() {
+    let (tree, mut ci) = tree_with_cargo("exit 0");
+    fs::remove_dir(tree.path().join("xtask")).unwrap();
+    let output = ci.output().unwrap();
+    assert_eq!(output.status.code(), Some(125));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("not in kiln's own tree"));
+}
+
+#[test]
+fn interrupted_ci_ends_its_step_and_dies_by_the_signal() {
+    let (_tree, mut ci) = tree_with_cargo("echo \"step $$\"\nexec sleep 1000");
+    let mut child = ci.stdout(Stdio::piped()).spawn().unwrap();
+    let step = BufReader::new(child.stdout.take().unwrap())
+        .lines()
+        .find_map(|line| line.unwrap().strip_prefix("step ")?.parse().ok())
+        .and_then(Pid::from_raw)
+        .expect("the first step says its number");
+    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    let status = child.wait().unwrap();
+    assert_eq!(status.signal(), Some(Signal::INT.as_raw()), "{status}");
+    // The step was sent the signal before its parent died of it; when it is gone is the kernel's business.
+    while test_kill_process(step).is_ok() && !is_zombie(step) {
+        std::thread::yield_now();
+    }
+}
+
+/// Whether a process is dead and waits for a parent that may never ask, as in a container with no init.
+fn is_zombie(process: Pid) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", process.as_raw_nonzero())).unwrap_or_default();
+    stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('Z'))
+}
+
+fn cache_with_a_kernel(root: &Path) {
+    fs::create_dir_all(root.join("kernels/6.1")).unwrap();
+    fs::write(root.join("kernels/6.1/vmlinuz"), [0x55; 100]).unwrap();
+}
+
+#[test]
+fn clean_removes_the_cache_and_nothing_else() {
+    let home = tempfile::tempdir().unwrap();
+    let cache = home.path().join("cache");
+    cache_with_a_kernel(&cache);
+    fs::write(home.path().join("thesis.tex"), "").unwrap();
+    let clean = || kiln().arg("clean").env("KILN_CACHE", &cache).output().unwrap();
+    assert_eq!(clean().status.code(), Some(0));
+    assert!(!cache.exists() && home.path().join("thesis.tex").exists());
+    assert_eq!(clean().status.code(), Some(0), "nothing to clean is no error");
+}
+
+#[test]
+fn clean_of_a_folder_that_is_not_ours_is_refused() {
+    let home = tempfile::tempdir().unwrap();
+    fs::write(home.path().join("thesis.tex"), "").unwrap();
+    let output = kiln().arg("clean").env("KILN_CACHE", home.path()).output().unwrap();
+    assert_eq!(output.status.code(), Some(125));
+    assert!(home.path().join("thesis.tex").exists());
+}
+
+#[test]
+fn clean_by_age_and_as_a_dry_run_leaves_what_is_new() {
+    let home = tempfile::tempdir().unwrap();
+    cache_with_a_kernel(home.path());
+    for arguments in [&["clean", "--older-than=1h"][..], &["clean", "--dry-run"]] {
+        let output = kiln().args(arguments).env("KILN_CACHE", home.path()).output().unwrap();
+        assert_eq!(output.status.code(), Some(0));
+        assert!(home.path().join("kernels/6.1/vmlinuz").exists(), "{arguments:?}");
+    }
+}

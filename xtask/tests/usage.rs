@@ -1,0 +1,113 @@
+//! What the command line refuses: one clear line on standard error, and the status that bisecting skips.
+
+use std::process::{Command, Output, Stdio};
+
+fn kiln(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_kiln"))
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .expect("the binary that cargo has just built starts")
+}
+
+/// Asserts that `arguments` end in 125 with nothing on standard output and one line that holds each of
+/// `words` on standard error.
+#[track_caller]
+fn assert_refused(arguments: &[&str], words: &[&str]) {
+    let output = kiln(arguments);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(125), "{said}");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "");
+    assert_eq!(said.lines().count(), 1, "{said}");
+    assert!(said.starts_with("error: "), "{said}");
+    for word in words {
+        assert!(said.contains(word), "{word} is not in: {said}");
+    }
+}
+
+#[test]
+fn unknown_command_is_refused() {
+    assert_refused(&["smok"], &["'smok'", "'smoke'"]);
+}
+
+#[test]
+fn unknown_option_is_refused() {
+    assert_refused(&["smoke", "--cpu", "2"], &["'--cpu'", "'--cpus'"]);
+}
+
+#[test]
+fn superfluous_word_is_refused() {
+    assert_refused(&["smoke", "now"], &["'now'"]);
+}
+
+#[test]
+fn run_without_a_command_is_refused() {
+    assert_refused(&["run"], &["<CMD>"]);
+}
+
+#[test]
+fn cpus_out_of_range_are_refused() {
+    for cpus in ["0", "255", "10000", "-1", "two"] {
+        assert_refused(&["smoke", &format!("--cpus={cpus}")], &["--cpus", "1 to 254"]);
+    }
+}
+
+#[test]
+fn memory_that_is_no_size_is_refused() {
+    for size in ["", "0", "lots", "12T", "99999999999G"] {
+        assert_refused(&["smoke", &format!("--mem={size}")], &["--mem"]);
+    }
+}
+
+#[test]
+fn timeout_that_is_no_time_is_refused() {
+    for time in ["0", "soon", "2 m", "-5"] {
+        assert_refused(&["smoke", &format!("--timeout={time}")], &["--timeout"]);
+    }
+}
+
+#[test]
+fn disk_option_that_is_unknown_is_refused() {
+    assert_refused(&["smoke", "--disk=a.img,readonly"], &["--disk", "'readonly'", "ro"]);
+}
+
+#[test]
+fn file_without_a_guest_path_is_refused() {
+    assert_refused(&["run", "--file", "a", "--", "true"], &["--file", "SRC:DST"]);
+    assert_refused(&["run", "--dir", "a:/../b", "--", "true"], &["--dir", "'..'"]);
+}
+
+#[test]
+fn accelerator_that_is_unknown_is_refused_with_the_choices() {
+    assert_refused(&["smoke", "--accel=tcg"], &["'tcg'", "auto, kvm, lab"]);
+}
+
+#[test]
+fn json_of_run_needs_a_file() {
+    assert_refused(&["run", "--json", "--", "true"], &["--json=<FILE>"]);
+}
+
+#[test]
+fn line_of_an_error_sends_no_control_characters() {
+    let output = kiln(&["\x1b[2J\r\x07"]);
+    assert_eq!(output.status.code(), Some(125));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(!said.trim_end_matches('\n').chars().any(char::is_control), "{said:?}");
+}
+
+#[test]
+fn no_command_at_all_shows_the_commands_and_is_a_usage_error() {
+    let output = kiln(&[]);
+    assert_eq!(output.status.code(), Some(125));
+    assert!(output.stdout.is_empty());
+    assert!(String::from_utf8_lossy(&output.stderr).contains("smoke"));
+}
+
+#[test]
+fn help_and_version_are_no_errors() {
+    for arguments in [&["--help"][..], &["smoke", "--help"], &["--version"]] {
+        let output = kiln(arguments);
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}");
+        assert!(output.stderr.is_empty() && !output.stdout.is_empty(), "{arguments:?}");
+    }
+}
