@@ -51,3 +51,26 @@ pub enum Outcome {
         error: String,
     },
 }
+
+/// The handle by which a device ends the machine. The first outcome counts.
+#[derive(Clone, Debug, Default)]
+pub struct PowerSwitch(std::sync::Arc<std::sync::OnceLock<Outcome>>);
+
+impl PowerSwitch {
+    /// Makes the switch of a machine that runs.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Ends the machine, unless it has already ended.
+    pub fn end(&self, outcome: Outcome) {
+        let _already_ended = self.0.set(outcome);
+    }
+
+    /// How the machine ended, if it has.
+    #[must_use]
+    pub fn outcome(&self) -> Option<Outcome> {
+        self.0.get().cloned()
+    }
+}

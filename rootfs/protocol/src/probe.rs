@@ -34,7 +34,7 @@ pub const DMA_COMMAND: u16 = 0x34;
 pub const DMA_CHECKSUM: u16 = 0x38;
 /// Takes the oldest entry off the access log: `offset | width << 8 | write << 16`, or all ones when the log
 /// is empty; four bytes. Accesses to this register are counted but not logged. The log keeps the last
-/// [`LOG_MAX`] accesses.
+/// [`LOG_MAX`] accesses; an offset past 0xff shows as 0xff.
 pub const LOG: u16 = 0x3c;
 
 /// DMA command: read guest memory and sum it.

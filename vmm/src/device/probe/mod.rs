@@ -1,0 +1,60 @@
+//! The probe device: registers made to be asserted on, the same on PIO and on MMIO.
+//!
+//! What each register does is [`kiln_protocol::probe`]'s to say. Here is how strictly: a register answers
+//! accesses at its own offset and of the widths it names, nothing else; so each path's splitting, merging or
+//! misplacing of accesses shows. Only [`reg::ACCESS_COUNT`] and [`reg::INTERRUPT`] take writes of any width.
+
+mod bank;
+mod dma;
+mod log;
+#[cfg(test)]
+mod tests;
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use kiln_protocol::probe as reg;
+
+use crate::bus::BusDevice;
+use crate::irq::Interrupt;
+use crate::memory::GuestMemory;
+use bank::Bank;
+
+/// One bank of registers, to be put on one bus or both.
+pub struct Probe {
+    bank: Arc<Mutex<Bank>>,
+}
+
+impl Probe {
+    /// Makes a bank whose DMA moves `memory` and whose interrupt register raises `interrupt`.
+    #[must_use]
+    pub fn new(memory: GuestMemory, interrupt: Arc<dyn Interrupt>) -> Self {
+        Self { bank: Arc::new(Mutex::new(Bank::new(memory, interrupt))) }
+    }
+
+    /// The bank as a device for the PIO bus.
+    #[must_use]
+    pub fn pio(&self) -> ProbeWindow {
+        ProbeWindow { bank: Arc::clone(&self.bank) }
+    }
+
+    /// The bank as a device for the MMIO bus.
+    #[must_use]
+    pub fn mmio(&self) -> ProbeWindow {
+        ProbeWindow { bank: Arc::clone(&self.bank) }
+    }
+}
+
+/// A bus's view of the bank. All views share its registers, counter and log.
+pub struct ProbeWindow {
+    bank: Arc<Mutex<Bank>>,
+}
+
+impl BusDevice for ProbeWindow {
+    fn read(&mut self, offset: u64, data: &mut [u8]) {
+        self.bank.lock().unwrap_or_else(PoisonError::into_inner).read(offset, data);
+    }
+
+    fn write(&mut self, offset: u64, data: &[u8]) {
+        self.bank.lock().unwrap_or_else(PoisonError::into_inner).write(offset, data);
+    }
+}
