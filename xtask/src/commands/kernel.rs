@@ -1,9 +1,15 @@
 //! `kernel`: kernels in the cache.
 
+use anyhow::Result;
 use clap::Subcommand;
+use kiln::rootfs::cache::Cache;
+use kiln::rootfs::kernel::{self, KernelFiles};
+use serde::Serialize;
 
 use crate::exit::Exit;
 use crate::options::JsonOption;
+use crate::report::{JsonTo, Report};
+use crate::ui::{self, Align, Bars, Table};
 
 /// Options of `kernel`.
 #[derive(clap::Args, Debug)]
@@ -41,7 +47,53 @@ impl Args {
     }
 }
 
+#[derive(Serialize)]
+struct Own {
+    kernels: Vec<Kernel>,
+}
+
+#[derive(Serialize)]
+struct Kernel {
+    release: String,
+    image: String,
+    modules_dir: Option<String>,
+}
+
+impl From<&KernelFiles> for Kernel {
+    fn from(files: &KernelFiles) -> Self {
+        Self {
+            release: files.release.clone(),
+            image: files.image.display().to_string(),
+            modules_dir: files.modules_dir.as_ref().map(|dir| dir.display().to_string()),
+        }
+    }
+}
+
 /// Fetches or lists.
-pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
-    anyhow::bail!("{} is not wired yet", args.name())
+pub(crate) fn run(args: Args) -> Result<Exit> {
+    let json = args.json.to();
+    let name = args.name();
+    let cache = Cache::open(None)?;
+    let kernels = match args.action {
+        Action::Fetch(fetch) => vec![kernel::fetch(&cache, fetch.release.as_deref(), &Bars::new())?],
+        Action::List => kernel::list(&cache)?,
+    };
+    let kernels: Vec<Kernel> = kernels.iter().map(Kernel::from).collect();
+    show(&kernels, &json)?;
+    Report::new(name, Exit::PASSED, Own { kernels }).write(&json)?;
+    Ok(Exit::PASSED)
+}
+
+fn show(kernels: &[Kernel], json: &JsonTo) -> Result<()> {
+    let stream = ui::stream(json);
+    if kernels.is_empty() {
+        ui::line(stream, "no kernel in the cache: `kernel fetch` brings one")?;
+        return Ok(());
+    }
+    let mut table = Table::new(&[Align::Left, Align::Left]);
+    for kernel in kernels {
+        table.row([kernel.release.clone(), kernel.image.clone()]);
+    }
+    ui::line(stream, &table.to_string())?;
+    Ok(())
 }

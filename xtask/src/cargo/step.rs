@@ -1,6 +1,6 @@
 //! One step: a cargo command whose output is passed on and counted.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -9,32 +9,32 @@ use std::process::{Command, Stdio};
 use anyhow::Context;
 use rustix::process::{Pid, Signal, kill_process_group};
 
-use super::counts::Counts;
+use super::{Counts, Tally};
 use crate::interrupt::on_interrupt;
 use crate::ui::{self, Stream};
 
 /// A cargo command.
 #[derive(Debug)]
-pub(super) struct Step {
-    pub(super) title: String,
-    arguments: String,
+pub(crate) struct Step {
+    pub(crate) title: String,
+    arguments: Vec<OsString>,
     environment: Option<(&'static str, &'static str)>,
     counted: bool,
 }
 
 /// How a step went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Ran {
+pub(crate) struct Ran {
     /// Whether its exit status was 0.
-    pub(super) ok: bool,
+    pub(crate) ok: bool,
     /// The cases that its test runners told of.
-    pub(super) counts: Counts,
+    pub(crate) counts: Counts,
     counted: bool,
 }
 
 impl Ran {
     /// What it adds to the sum: a step that failed with no failed case counts as one.
-    pub(super) fn counted(self) -> Counts {
+    pub(crate) fn counted(self) -> Counts {
         let mut counts = if self.counted { self.counts } else { Counts::default() };
         if !self.ok && counts.failed == 0 {
             counts.failed = 1;
@@ -45,18 +45,25 @@ impl Ran {
 
 impl Step {
     /// The step that runs cargo with `arguments`, parted by spaces.
-    pub(super) fn new(title: &str, arguments: &str) -> Self {
-        Self { title: title.to_owned(), arguments: arguments.to_owned(), environment: None, counted: true }
+    pub(crate) fn new(title: &str, arguments: &str) -> Self {
+        let arguments = arguments.split(' ').map(OsString::from).collect();
+        Self { title: title.to_owned(), arguments, environment: None, counted: true }
+    }
+
+    /// With one argument more, which may hold anything.
+    pub(crate) fn arg(mut self, argument: impl Into<OsString>) -> Self {
+        self.arguments.push(argument.into());
+        self
     }
 
     /// With a variable set.
-    pub(super) fn env(mut self, name: &'static str, value: &'static str) -> Self {
+    pub(crate) fn env(mut self, name: &'static str, value: &'static str) -> Self {
         self.environment = Some((name, value));
         self
     }
 
     /// Its cases are counted by another step.
-    pub(super) fn uncounted(mut self) -> Self {
+    pub(crate) fn uncounted(mut self) -> Self {
         self.counted = false;
         self
     }
@@ -65,10 +72,10 @@ impl Step {
     ///
     /// # Errors
     /// It can't be started, or our own output is closed; a step that fails is no error.
-    pub(super) fn run(&self, cargo: &OsStr, root: &Path) -> anyhow::Result<Ran> {
-        let failed = || format!("failed to run `cargo {}`", self.arguments);
+    pub(crate) fn run(&self, cargo: &OsStr, root: &Path) -> anyhow::Result<Ran> {
+        let failed = || format!("failed to run `cargo {}`", self.arguments.join(OsStr::new(" ")).display());
         let mut child = Command::new(cargo)
-            .args(self.arguments.split(' '))
+            .args(&self.arguments)
             .envs(self.environment)
             .current_dir(root)
             .stdin(Stdio::null())
@@ -84,26 +91,24 @@ impl Step {
                 let _ = kill_process_group(group, Signal::INT);
             }
         });
-        let mut counts = Counts::default();
+        let mut tally = Tally::default();
         let passed_on = match child.stdout.take() {
-            Some(stdout) => pass_on(BufReader::new(stdout), &mut counts),
+            Some(stdout) => pass_on(BufReader::new(stdout), &mut tally),
             None => Ok(()),
         };
         let status = child.wait().with_context(failed)?;
         drop(guard);
         passed_on?;
-        Ok(Ran { ok: status.success(), counts, counted: self.counted })
+        Ok(Ran { ok: status.success(), counts: tally.counts(), counted: self.counted })
     }
 }
 
 /// Passes lines on as they come, and adds up what they count.
-fn pass_on(mut output: impl BufRead, counts: &mut Counts) -> std::io::Result<()> {
+fn pass_on(mut output: impl BufRead, tally: &mut Tally) -> std::io::Result<()> {
     let mut line = Vec::new();
     while output.read_until(b'\n', &mut line)? > 0 {
         let text = String::from_utf8_lossy(&line);
-        if let Some(more) = Counts::of_line(&text) {
-            counts.add(more);
-        }
+        tally.line(&text);
         ui::line(Stream::Stdout, text.trim_end_matches('\n'))?;
         line.clear();
     }
