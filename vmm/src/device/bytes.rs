@@ -5,14 +5,14 @@
 
 /// Fills `data` with one register each, from `offset` upwards.
 pub(super) fn read(offset: u64, data: &mut [u8], mut register: impl FnMut(u64) -> u8) {
-    for (at, byte) in (offset..).zip(data) {
-        *byte = register(at);
+    for (index, byte) in (0..).zip(data) {
+        *byte = register(offset.saturating_add(index));
     }
 }
 
 /// Hands each byte of `data` to the register at its own offset.
 pub(super) fn write(offset: u64, data: &[u8], mut register: impl FnMut(u64, u8)) {
-    for (at, byte) in (offset..).zip(data) {
-        register(at, *byte);
+    for (index, byte) in (0..).zip(data) {
+        register(offset.saturating_add(index), *byte);
     }
 }

@@ -13,4 +13,6 @@ pub mod power;
 pub mod probe;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;
 pub mod uart;
