@@ -73,6 +73,68 @@ pub struct DiskConfig {
     pub read_only: bool,
 }
 
+/// A configuration that is no machine.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// The number of vCPUs.
+    #[error("{0} CPUs: a machine has 1 to {CPUS_MAX}")]
+    Cpus(u32),
+    /// Several vCPUs without the interrupt controllers that would start the others.
+    #[error("{0} CPUs without interrupt controllers: only one can run")]
+    CpusWithoutIrqchip(u32),
+    /// The size of RAM.
+    #[error(
+        "{0} bytes of memory: a machine has {MEMORY_MIN} bytes (1 MiB) to {MEMORY_MAX} bytes (16 TiB), in multiples of 4096"
+    )]
+    Memory(u64),
+    /// The number of disks.
+    #[error("{0} disks: a machine has at most {DISKS_MAX}")]
+    Disks(usize),
+    /// The names of ports.
+    #[error("port name {0:?}: names are distinct, of 1 to 64 printable characters, and at most {PORTS_MAX}")]
+    Port(String),
+}
+
+/// The most vCPUs that eight bits of APIC ID leave room for, beside the I/O APIC's and the broadcast's.
+pub const CPUS_MAX: u32 = 254;
+/// The least RAM.
+pub const MEMORY_MIN: u64 = 1 << 20;
+/// The most RAM: what fits any host's address width beside the hole.
+pub const MEMORY_MAX: u64 = 1 << 44;
+/// The most disks: `vda` to `vdz`.
+pub const DISKS_MAX: usize = 26;
+/// The most named ports.
+pub const PORTS_MAX: usize = 16;
+
+impl MachineConfig {
+    /// Checks all that can be checked without the host.
+    ///
+    /// # Errors
+    /// What is wrong, and what would be right.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        if !(1..=CPUS_MAX).contains(&self.cpus) {
+            return Err(ConfigError::Cpus(self.cpus));
+        }
+        if self.cpus > 1 && !self.irqchip {
+            return Err(ConfigError::CpusWithoutIrqchip(self.cpus));
+        }
+        if !(MEMORY_MIN..=MEMORY_MAX).contains(&self.memory) || !self.memory.is_multiple_of(4096) {
+            return Err(ConfigError::Memory(self.memory));
+        }
+        if self.disks.len() > DISKS_MAX {
+            return Err(ConfigError::Disks(self.disks.len()));
+        }
+        for (index, name) in self.ports.iter().enumerate() {
+            let printable = (1..=64).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_graphic());
+            let repeated = self.ports.iter().take(index).any(|other| other == name);
+            if !printable || repeated || index >= PORTS_MAX {
+                return Err(ConfigError::Port(name.clone()));
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Default for MachineConfig {
     fn default() -> Self {
         Self {
@@ -85,5 +147,46 @@ impl Default for MachineConfig {
             ports: Vec::new(),
             virtio_console: true,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(change: impl FnOnce(&mut MachineConfig)) -> String {
+        let mut config = MachineConfig::default();
+        config.validate().unwrap();
+        change(&mut config);
+        config.validate().unwrap_err().to_string()
+    }
+
+    #[test]
+    fn absurd_numbers_are_refused_with_what_is_possible() {
+        assert_eq!(refused(|c| c.cpus = 0), "0 CPUs: a machine has 1 to 254");
+        assert_eq!(refused(|c| c.cpus = 10_000), "10000 CPUs: a machine has 1 to 254");
+        assert!(refused(|c| c.memory = 0).contains("1 MiB"));
+        assert!(refused(|c| c.memory = (1 << 20) + 1).contains("multiples of 4096"));
+        assert!(refused(|c| c.memory = u64::MAX).contains("16 TiB"));
+        assert!(refused(|c| (c.cpus, c.irqchip) = (2, false)).contains("only one"));
+        let disk = DiskConfig { path: "x".into(), read_only: true };
+        assert!(refused(|c| c.disks = vec![disk; 27]).contains("at most 26"));
+    }
+
+    #[test]
+    fn ports_have_distinct_names() {
+        for ports in [vec![""], vec!["a", "a"], vec!["a b"], vec!["a\n"]] {
+            assert!(
+                refused(|c| c.ports = ports.into_iter().map(str::to_owned).collect()).contains("port name")
+            );
+        }
+    }
+
+    #[test]
+    fn machine_reads_back_from_json() {
+        let config = MachineConfig { ports: vec!["kiln.agent".to_owned()], ..MachineConfig::default() };
+        let text = serde_json::to_string(&config).unwrap();
+        assert_eq!(serde_json::from_str::<MachineConfig>(&text).unwrap(), config);
+        assert!(serde_json::from_str::<MachineConfig>(r#"{"cpu": 1}"#).is_err());
     }
 }

@@ -1,1 +1,187 @@
-//! x
+//! KVM's system and VM handles: opened, checked and set up in the order that KVM wants.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use kvm_bindings::{KVM_API_VERSION, KVM_PIT_SPEAKER_DUMMY, kvm_pit_config, kvm_userspace_memory_region};
+use kvm_ioctls::{Cap, IoEventAddress, Kvm, VcpuFd, VmFd};
+use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::layout::{IDENTITY_MAP_ADDRESS, TSS_ADDRESS};
+use crate::memory::GuestMemory;
+
+/// Where KVM is.
+pub const KVM_NODE: &str = "/dev/kvm";
+
+/// Why there is no KVM to make machines with, or it refused one.
+#[derive(Debug, thiserror::Error)]
+pub enum KvmError {
+    /// The node is not there.
+    #[error(
+        "{0} does not exist: load the module kvm_intel or kvm_amd, or enable virtualization in the firmware"
+    )]
+    Missing(PathBuf),
+    /// The node may not be opened.
+    #[error("no permission to open {0} for reading and writing: join the group that owns it (usually kvm)")]
+    Permission(PathBuf),
+    /// The node could not be opened for another reason.
+    #[error("can't open {path}")]
+    Open {
+        /// The node.
+        path: PathBuf,
+        /// What the host said.
+        #[source]
+        source: io::Error,
+    },
+    /// What was opened does not speak KVM's stable interface.
+    #[error("{path} speaks version {version} of KVM's interface; 12 is wanted")]
+    ApiVersion {
+        /// The node.
+        path: PathBuf,
+        /// What `KVM_GET_API_VERSION` said.
+        version: i32,
+    },
+    /// KVM lacks something that every machine needs.
+    #[error("this host's KVM lacks {0}")]
+    Capability(&'static str),
+    /// More vCPUs than KVM can run.
+    #[error("{asked} CPUs: this host's KVM runs at most {most}")]
+    Vcpus {
+        /// How many were asked for.
+        asked: u32,
+        /// `KVM_CAP_MAX_VCPUS`.
+        most: usize,
+    },
+    /// KVM refused a step.
+    #[error("KVM refused {step}")]
+    Refused {
+        /// The request's name in the KVM API.
+        step: &'static str,
+        /// What it said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl KvmError {
+    /// A request that KVM refused.
+    pub(crate) fn refused(step: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> Self {
+        move |error| Self::Refused { step, source: io::Error::from_raw_os_error(error.errno()) }
+    }
+}
+
+/// Opens KVM at `node`, and checks that it is what machines are made of.
+///
+/// # Errors
+/// See [`KvmError`].
+pub fn open(node: &Path) -> Result<Kvm, KvmError> {
+    let path = std::ffi::CString::new(node.as_os_str().as_encoded_bytes())
+        .map_err(|_| KvmError::Missing(node.to_owned()))?;
+    let kvm = Kvm::new_with_path(path.as_c_str()).map_err(|error| match error.errno() {
+        libc::ENOENT | libc::ENODEV | libc::ENXIO => KvmError::Missing(node.to_owned()),
+        libc::EACCES | libc::EPERM => KvmError::Permission(node.to_owned()),
+        errno => KvmError::Open { path: node.to_owned(), source: io::Error::from_raw_os_error(errno) },
+    })?;
+    let version = kvm.get_api_version();
+    if i64::from(version) != i64::from(KVM_API_VERSION) {
+        return Err(KvmError::ApiVersion { path: node.to_owned(), version });
+    }
+    for (cap, name) in [
+        (Cap::UserMemory, "KVM_CAP_USER_MEMORY"),
+        (Cap::SetTssAddr, "KVM_CAP_SET_TSS_ADDR"),
+        (Cap::Irqchip, "KVM_CAP_IRQCHIP"),
+        (Cap::Ioeventfd, "KVM_CAP_IOEVENTFD"),
+        (Cap::Irqfd, "KVM_CAP_IRQFD"),
+        (Cap::ImmediateExit, "KVM_CAP_IMMEDIATE_EXIT"),
+        (Cap::ExtCpuid, "KVM_CAP_EXT_CPUID"),
+    ] {
+        if !kvm.check_extension(cap) {
+            return Err(KvmError::Capability(name));
+        }
+    }
+    Ok(kvm)
+}
+
+/// A VM: guest RAM in its slots, interrupt controllers if the machine has them.
+pub(crate) struct Vm {
+    fd: VmFd,
+    /// What the slots point at: it must live as long as the VM.
+    _memory: GuestMemory,
+}
+
+impl Vm {
+    /// Makes the VM. The order is KVM's: the TSS and the identity map before any vCPU, the interrupt
+    /// controllers before the vCPUs that get a local APIC by them.
+    pub(crate) fn new(kvm: &Kvm, memory: GuestMemory, irqchip: bool) -> Result<Arc<Self>, KvmError> {
+        // A signal may interrupt the creation: KVM allocates a lot for it.
+        let fd = loop {
+            match kvm.create_vm() {
+                Err(error) if error.errno() == libc::EINTR => {}
+                other => break other.map_err(KvmError::refused("KVM_CREATE_VM"))?,
+            }
+        };
+        fd.set_identity_map_address(IDENTITY_MAP_ADDRESS)
+            .map_err(KvmError::refused("KVM_SET_IDENTITY_MAP_ADDR"))?;
+        let tss = usize::try_from(TSS_ADDRESS).unwrap_or(usize::MAX);
+        fd.set_tss_address(tss).map_err(KvmError::refused("KVM_SET_TSS_ADDR"))?;
+        if irqchip {
+            fd.create_irq_chip().map_err(KvmError::refused("KVM_CREATE_IRQCHIP"))?;
+            let pit = kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..kvm_pit_config::default() };
+            fd.create_pit2(pit).map_err(KvmError::refused("KVM_CREATE_PIT2"))?;
+        }
+        for (slot, region) in (0..).zip(memory.iter()) {
+            let slot = kvm_userspace_memory_region {
+                slot,
+                flags: 0,
+                guest_phys_addr: region.start_addr().raw_value(),
+                memory_size: region.len(),
+                userspace_addr: u64::try_from(region.as_ptr().addr()).unwrap_or(u64::MAX),
+            };
+            // SAFETY: the slot is a mapping that `memory` owns; a handle on it is kept beside the VM for as
+            // long as the VM lives. Slots don't overlap, because regions of guest memory don't.
+            #[allow(unsafe_code)]
+            unsafe { fd.set_user_memory_region(slot) }
+                .map_err(KvmError::refused("KVM_SET_USER_MEMORY_REGION"))?;
+        }
+        Ok(Arc::new(Self { fd, _memory: memory }))
+    }
+
+    pub(crate) fn create_vcpu(&self, index: u32) -> Result<VcpuFd, KvmError> {
+        self.fd.create_vcpu(index.into()).map_err(KvmError::refused("KVM_CREATE_VCPU"))
+    }
+
+    /// Has KVM raise an edge at `gsi` for each count of `line`.
+    pub(crate) fn connect(&self, line: &EventFd, gsi: u32) -> Result<(), KvmError> {
+        self.fd.register_irqfd(line, gsi).map_err(KvmError::refused("KVM_IRQFD"))
+    }
+
+    /// Has KVM count `event` when the guest writes the four bytes `value` at `address`, with no exit.
+    pub(crate) fn ioevent(&self, event: &EventFd, address: u64, value: u32) -> Result<(), KvmError> {
+        self.fd
+            .register_ioevent(event, &IoEventAddress::Mmio(address), value)
+            .map_err(KvmError::refused("KVM_IOEVENTFD"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(path: &Path) -> String {
+        open(path).map(|_| ()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn node_that_is_not_there_is_named() {
+        let text = words(Path::new("/dev/no-such-kvm"));
+        assert!(text.contains("/dev/no-such-kvm does not exist"), "{text}");
+    }
+
+    #[test]
+    fn file_that_is_no_kvm_is_refused() {
+        let text = words(Path::new("/dev/null"));
+        assert!(text.contains("/dev/null"), "{text}");
+    }
+}

@@ -9,7 +9,6 @@ pub mod boot;
 pub mod bus;
 pub mod config;
 pub mod device;
-pub mod event_loop;
 pub mod irq;
 pub mod kvm;
 pub mod layout;

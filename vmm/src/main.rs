@@ -1,2 +1,2 @@
-//! x
+//! `kiln-vmm`: the machine as a command.
 fn main() {}

@@ -1,5 +1,9 @@
 //! Every way in which a machine can end.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 /// How a machine ended. A guest's failure is an outcome, not an error.
@@ -52,9 +56,17 @@ pub enum Outcome {
     },
 }
 
-/// The handle by which a device ends the machine. The first outcome counts.
+/// The handle by which anything ends the machine. The first outcome counts.
 #[derive(Clone, Debug, Default)]
-pub struct PowerSwitch(std::sync::Arc<std::sync::OnceLock<Outcome>>);
+pub struct PowerSwitch(Arc<Switch>);
+
+#[derive(Debug, Default)]
+struct Switch {
+    /// Set after the outcome: what a vCPU looks at after each exit.
+    ended: AtomicBool,
+    outcome: Mutex<Option<Outcome>>,
+    changed: Condvar,
+}
 
 impl PowerSwitch {
     /// Makes the switch of a machine that runs.
@@ -65,12 +77,59 @@ impl PowerSwitch {
 
     /// Ends the machine, unless it has already ended.
     pub fn end(&self, outcome: Outcome) {
-        let _already_ended = self.0.set(outcome);
+        let mut slot = self.0.outcome.lock().unwrap_or_else(PoisonError::into_inner);
+        slot.get_or_insert(outcome);
+        self.0.ended.store(true, Ordering::Release);
+        self.0.changed.notify_all();
+    }
+
+    /// Whether the machine has ended.
+    #[must_use]
+    pub fn ended(&self) -> bool {
+        self.0.ended.load(Ordering::Acquire)
     }
 
     /// How the machine ended, if it has.
     #[must_use]
     pub fn outcome(&self) -> Option<Outcome> {
-        self.0.get().cloned()
+        self.0.outcome.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Waits for the end, for at most `limit`, and tells how the machine ended if it did.
+    #[must_use]
+    pub fn wait(&self, limit: Duration) -> Option<Outcome> {
+        let slot = self.0.outcome.lock().unwrap_or_else(PoisonError::into_inner);
+        let (slot, _timed_out) = self
+            .0
+            .changed
+            .wait_timeout_while(slot, limit, |outcome| outcome.is_none())
+            .unwrap_or_else(PoisonError::into_inner);
+        slot.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn first_outcome_counts() {
+        let power = PowerSwitch::new();
+        assert!(!power.ended() && power.outcome().is_none());
+        power.end(Outcome::Reset);
+        power.end(Outcome::PowerOff);
+        assert_eq!(power.wait(Duration::ZERO), Some(Outcome::Reset));
+        assert!(power.ended());
+    }
+
+    #[test]
+    fn waiter_is_woken_by_the_end() {
+        let power = PowerSwitch::new();
+        let waiter = std::thread::spawn({
+            let power = power.clone();
+            move || power.wait(Duration::from_secs(60))
+        });
+        power.end(Outcome::Halted);
+        assert_eq!(waiter.join().ok().flatten(), Some(Outcome::Halted));
     }
 }

@@ -3,25 +3,29 @@
 //! Responsible for the command line, for what a person or a script reads of a command, and for its exit
 //! status. What a command does is the libraries' work: the modules here stay thin.
 
-#![expect(dead_code, unused_imports, reason = "until every command is wired to the libraries")]
-
+mod bench;
+mod cargo;
 mod cli;
 mod commands;
 mod crash;
 mod exit;
+mod guest;
+mod inner;
 mod interrupt;
 mod options;
 mod report;
-mod seam;
 mod ui;
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
     crash::install();
-    crash::guard(|| match cli::parse(std::env::args_os()) {
-        Ok(cli) => commands::dispatch(cli.command),
-        Err(exit) => exit,
+    crash::guard(|| match inner::run(std::env::args_os()) {
+        Some(exit) => exit,
+        None => match cli::parse(std::env::args_os()) {
+            Ok(cli) => commands::dispatch(cli.command),
+            Err(exit) => exit,
+        },
     })
     .into()
 }

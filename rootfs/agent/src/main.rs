@@ -1,2 +1,75 @@
-//! x
-fn main() {}
+//! kiln-agent: PID 1 of a guest, or one of its services; does what the host asks over a virtio port.
+
+mod assertions;
+mod boot;
+mod console;
+mod descriptors;
+mod port;
+mod power;
+mod server;
+mod system;
+mod text;
+
+use std::process::ExitCode;
+
+use crate::server::Ending;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    // The kernel hands words of its command line to PID 1: as PID 1 they are not for us.
+    let init = std::process::id() == 1;
+    match arguments.as_slice() {
+        _ if init => run(true),
+        [] => run(false),
+        ["assert"] => assertions::run(),
+        ["serve", "--socket-fd", number] => serve(number),
+        ["--version"] => {
+            println!("kiln-agent {}", env!("CARGO_PKG_VERSION"));
+            ExitCode::SUCCESS
+        }
+        _ => {
+            eprintln!("kiln-agent: unknown arguments; usage: kiln-agent [assert | --version]");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// The guest's agent: ends with the guest.
+fn run(init: bool) -> ExitCode {
+    let mut warnings = boot::Warnings::default();
+    if init {
+        boot::prepare(&mut warnings);
+    }
+    if let Err(error) = descriptors::reserve() {
+        warnings.add(format!("descriptor 3 is not kept free for events: {error}"));
+    }
+    let kernel = system::kernel_release();
+    console::say(&format!("hello, version {}, kernel {kernel}", env!("CARGO_PKG_VERSION")));
+    for warning in warnings.list() {
+        console::say(&format!("warning: {warning}"));
+    }
+    match port::find() {
+        Ok(port) => match server::serve(port, warnings.into_list()) {
+            Ok(Ending::Asked | Ending::HostGone) => {}
+            Err(error) => console::say(&format!("the connection to the host ended: {error}")),
+        },
+        Err(missing) => console::say(&format!("no port: {missing}")),
+    }
+    power::off()
+}
+
+/// The port's part alone, on an inherited stream socket: how the agent is tested without a guest.
+fn serve(number: &str) -> ExitCode {
+    let ended = descriptors::inherited(number)
+        .and_then(|port| descriptors::reserve().map(|()| port))
+        .map_err(server::ServeError::Io)
+        .and_then(|port| server::serve(port, Vec::new()));
+    match ended {
+        Ok(_) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("kiln-agent: the connection to the host ended: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -6,6 +6,8 @@ pub const COM1: u16 = 0x3f8;
 pub const COM1_GSI: u32 = 4;
 /// The debug-exit port: writing `v` ends the machine with status `2v+1`; `v` = 0 means passed.
 pub const DEBUG_EXIT: u16 = 0xf4;
+/// The POST port: a byte that says how far something came.
+pub const POST: u16 = 0x80;
 /// The probe device's registers on PIO: [`PROBE_PIO_SIZE`] ports.
 pub const PROBE_PIO: u16 = 0xa00;
 /// How many ports the probe device has.

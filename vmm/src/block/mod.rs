@@ -1,1 +1,5 @@
-//! x
+//! Disks: where a block device's bytes live.
+
+mod raw;
+
+pub use raw::{DiskError, RawDisk, SECTOR};

@@ -1,1 +1,11 @@
-//! x
+//! vCPUs: their set-up, their threads, the run loop and what comes of each exit.
+
+mod cpuid;
+mod kick;
+mod run;
+mod setup;
+mod thread;
+
+pub(crate) use setup::{CODE_SELECTOR, gdt};
+pub use setup::{EntryState, VcpuError};
+pub(crate) use thread::{Buses, Idle, Ready, VcpuThread};

@@ -1,1 +1,10 @@
-//! x
+//! Virtio 1.2 devices behind the memory-mapped transport, each served by a thread of its own.
+
+pub mod block;
+pub mod console;
+pub mod device;
+pub mod mmio;
+mod ring;
+#[cfg(test)]
+mod testing;
+mod worker;

@@ -68,13 +68,14 @@ impl Step {
         self
     }
 
-    /// Runs it in `root`. ^C ends all of its processes.
+    /// Runs it in `root`, its output passed on to `stream`. ^C ends all of its processes.
     ///
     /// # Errors
     /// It can't be started, or our own output is closed; a step that fails is no error.
-    pub(crate) fn run(&self, cargo: &OsStr, root: &Path) -> anyhow::Result<Ran> {
+    pub(crate) fn run(&self, root: &Path, stream: Stream) -> anyhow::Result<Ran> {
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let failed = || format!("failed to run `cargo {}`", self.arguments.join(OsStr::new(" ")).display());
-        let mut child = Command::new(cargo)
+        let mut child = Command::new(&cargo)
             .args(&self.arguments)
             .envs(self.environment)
             .current_dir(root)
@@ -93,7 +94,7 @@ impl Step {
         });
         let mut tally = Tally::default();
         let passed_on = match child.stdout.take() {
-            Some(stdout) => pass_on(BufReader::new(stdout), &mut tally),
+            Some(stdout) => pass_on(BufReader::new(stdout), &mut tally, stream),
             None => Ok(()),
         };
         let status = child.wait().with_context(failed)?;
@@ -104,12 +105,12 @@ impl Step {
 }
 
 /// Passes lines on as they come, and adds up what they count.
-fn pass_on(mut output: impl BufRead, tally: &mut Tally) -> std::io::Result<()> {
+fn pass_on(mut output: impl BufRead, tally: &mut Tally, stream: Stream) -> std::io::Result<()> {
     let mut line = Vec::new();
     while output.read_until(b'\n', &mut line)? > 0 {
         let text = String::from_utf8_lossy(&line);
         tally.line(&text);
-        ui::line(Stream::Stdout, text.trim_end_matches('\n'))?;
+        ui::line(stream, text.trim_end_matches('\n'))?;
         line.clear();
     }
     Ok(())

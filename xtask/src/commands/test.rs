@@ -80,9 +80,8 @@ fn on_this_host(args: &Args, accel: Accel) -> Result<Ran> {
         step = step.arg("--").arg(filter);
     }
     let mode = if accel == Accel::Kvm { "require" } else { "auto" };
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let folder = std::env::current_dir().context("failed to find the current folder")?;
-    step.env(gate::MODE_VARIABLE, mode).run(&cargo, &folder)
+    step.env(gate::MODE_VARIABLE, mode).run(&folder, ui::stream(&args.json.to()))
 }
 
 /// The binaries with cases that need a KVM which this host does not have.

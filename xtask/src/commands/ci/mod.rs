@@ -39,7 +39,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
     for step in steps(args.full) {
         heading(&step.title)?;
         let started = Instant::now();
-        let ran = step.run(&cargo, &root)?;
+        let ran = step.run(&root, Stream::Stdout)?;
         all.push(Done { title: step.title, ran, time: started.elapsed() });
     }
     summary(&all, began.elapsed())?;

@@ -1,0 +1,95 @@
+//! What only libc has.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::mem;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+/// The running kernel's release.
+pub(crate) fn kernel_release() -> String {
+    rustix::system::uname().release().to_string_lossy().into_owned()
+}
+
+fn child_signal() -> libc::sigset_t {
+    // SAFETY: a signal set is plain memory, and is filled by the two calls.
+    unsafe {
+        let mut set = mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        libc::sigaddset(&raw mut set, libc::SIGCHLD);
+        set
+    }
+}
+
+/// A descriptor that is readable when children ended; their signal is no longer delivered otherwise.
+pub(crate) fn child_events() -> io::Result<OwnedFd> {
+    let set = child_signal();
+    // SAFETY: the set is initialised; the descriptor is new and nobody else's.
+    unsafe {
+        if libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let fd = libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK);
+        if fd < 0 { Err(io::Error::last_os_error()) } else { Ok(OwnedFd::from_raw_fd(fd)) }
+    }
+}
+
+/// Between fork and exec: a session of its own, signals as they are by default, and `events` as
+/// descriptor 3.
+pub(crate) fn become_program(events: Option<i32>) -> io::Result<()> {
+    // SAFETY: all of these are async-signal-safe, and the set is initialised before it is used.
+    unsafe {
+        if libc::setsid() < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        for signal in 1..=64 {
+            // Some can't be changed (SIGKILL, libc's own): they are as they should be.
+            libc::signal(signal, libc::SIG_DFL);
+        }
+        let mut none: libc::sigset_t = mem::zeroed();
+        libc::sigemptyset(&raw mut none);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
+        // What whoever started the agent left open is not for its programs; an old kernel does not know how.
+        libc::syscall(libc::SYS_close_range, 3_u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
+        if let Some(fd) = events
+            && libc::dup2(fd, crate::descriptors::EVENTS) < 0
+        {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
+/// Brings the loopback interface up.
+pub(crate) fn loopback_up() -> io::Result<()> {
+    // SAFETY: the socket is new and closed by its owner; the request is initialised plain memory with a
+    // name that ends in NUL, and its flags are what the first call fills in.
+    unsafe {
+        let fd = libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0);
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let socket = OwnedFd::from_raw_fd(fd);
+        let mut request: libc::ifreq = mem::zeroed();
+        request.ifr_name[0] = b'l'.cast_signed();
+        request.ifr_name[1] = b'o'.cast_signed();
+        if libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFFLAGS, &raw mut request) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        request.ifr_ifru.ifru_flags |= 1; // IFF_UP
+        if libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw mut request) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
+/// Takes the right to `count` ports from `first`.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn take_ports(first: u16, count: u16) -> io::Result<()> {
+    // SAFETY: no memory is touched.
+    if unsafe { libc::ioperm(first.into(), count.into(), 1) } == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}

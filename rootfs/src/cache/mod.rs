@@ -1,0 +1,172 @@
+//! Where all that is downloaded or built is kept: folders that are complete or not there at all.
+
+mod key;
+mod lock;
+#[cfg(test)]
+mod tests;
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+pub use key::Key;
+pub(crate) use lock::Lock;
+
+use crate::Error;
+
+/// Backup programs know by this what they may leave out (bford.info/cachedir).
+const TAG: &str = "Signature: 8a477f597d28d172789f06886806bc55\n\
+    # This file marks a cache of kiln. Everything beside it can be made again.\n";
+
+/// A cache on disk. Any number of processes may use it at once.
+#[derive(Clone, Debug)]
+pub struct Cache {
+    root: PathBuf,
+}
+
+impl Cache {
+    /// Opens the cache at `root`, or where it is by default: `KILN_CACHE`, else `kiln` in the target folder of
+    /// the workspace that the current folder is in, else the user's cache folder. What a process that died left
+    /// half done is removed.
+    ///
+    /// # Errors
+    /// The folder can't be made.
+    pub fn open(root: Option<PathBuf>) -> Result<Self, Error> {
+        let root = root.unwrap_or_else(default_root);
+        let root = std::path::absolute(&root).map_err(Error::io("resolve", &root))?;
+        let cache = Self { root };
+        fs::create_dir_all(cache.tmp()).map_err(Error::io("create", &cache.tmp()))?;
+        let tag = cache.root.join("CACHEDIR.TAG");
+        if !tag.exists() {
+            fs::write(&tag, TAG).map_err(Error::io("write", &tag))?;
+        }
+        cache.sweep();
+        Ok(cache)
+    }
+
+    /// The folder that everything is below.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The folder of one entry; if it is not there yet, `build` fills an empty folder that then becomes it.
+    /// While one process builds an entry, others that want it wait.
+    ///
+    /// # Errors
+    /// What `build` returns, or the cache can't be written.
+    pub fn entry(
+        &self,
+        kind: &str,
+        key: &Key,
+        build: impl FnOnce(&Path) -> Result<(), Error>,
+    ) -> Result<PathBuf, Error> {
+        let name = key.name();
+        let shelf = self.root.join(kind);
+        let path = shelf.join(&name);
+        if path.is_dir() {
+            return Ok(path);
+        }
+        let _lock = self.lock(&format!("{kind}-{name}"))?;
+        if path.is_dir() {
+            return Ok(path);
+        }
+        // The lock is ours, so whoever left this is dead.
+        let part = self.tmp().join(format!("{kind}-{name}.part"));
+        remove(&part).map_err(Error::io("remove", &part))?;
+        fs::create_dir_all(&part).map_err(Error::io("create", &part))?;
+        let built = build(&part).and_then(|()| {
+            fs::create_dir_all(&shelf).map_err(Error::io("create", &shelf))?;
+            fs::rename(&part, &path).map_err(Error::io("finish", &path))
+        });
+        if built.is_err() {
+            // What can't be removed now is removed when the cache is next opened.
+            let _ = remove(&part);
+        }
+        built.map(|()| path)
+    }
+
+    /// Takes the lock of that name, waiting for it.
+    pub(crate) fn lock(&self, name: &str) -> Result<Lock, Error> {
+        Lock::take(&self.tmp().join(format!("{name}.lock")))
+    }
+
+    /// Where things are made before they are moved to their place.
+    pub(crate) fn tmp(&self) -> PathBuf {
+        self.root.join("tmp")
+    }
+
+    /// A file of no name in the cache's file system until it is kept.
+    pub(crate) fn scratch(&self) -> Result<tempfile::NamedTempFile, Error> {
+        tempfile::NamedTempFile::new_in(self.tmp()).map_err(Error::io("create a file in", &self.tmp()))
+    }
+
+    /// Removes the half-built entries that no live process holds the lock of.
+    fn sweep(&self) {
+        let Ok(entries) = fs::read_dir(self.tmp()) else { return };
+        for entry in entries.flatten() {
+            let path = entry.path();
+            if path.extension().is_some_and(|ending| ending == "part")
+                && let Ok(Some(_lock)) = Lock::try_take(&path.with_extension("lock"))
+            {
+                let _ = remove(&path);
+            }
+        }
+    }
+}
+
+fn default_root() -> PathBuf {
+    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    if let Some(chosen) = variable("KILN_CACHE") {
+        return chosen;
+    }
+    if let Some(target) = variable("CARGO_TARGET_DIR") {
+        return target.join("kiln");
+    }
+    let here = std::env::current_dir().unwrap_or_default();
+    if let Some(workspace) = here.ancestors().find(|folder| folder.join("Cargo.lock").is_file()) {
+        return workspace.join("target/kiln");
+    }
+    variable("XDG_CACHE_HOME")
+        .or_else(|| variable("HOME").map(|home| home.join(".cache")))
+        .map_or_else(|| here.join("target/kiln"), |caches| caches.join("kiln"))
+}
+
+/// Removes a file or a folder with all in it; that it is not there is no error.
+pub(crate) fn remove(path: &Path) -> io::Result<()> {
+    let gone = match fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+        Err(error) => Err(error),
+    };
+    match gone {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+/// The SHA-256 of a file's content, in hexadecimal.
+///
+/// # Errors
+/// It can't be read.
+pub fn sha256_of_file(path: &Path) -> Result<String, Error> {
+    let mut file = File::open(path).map_err(Error::io("open", path))?;
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        match file.read(&mut buffer).map_err(Error::io("read", path))? {
+            0 => return Ok(hex(&hash.finalize())),
+            count => hash.update(&buffer[..count]),
+        }
+    }
+}
+
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}

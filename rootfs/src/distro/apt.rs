@@ -1,0 +1,210 @@
+//! Debian's and Ubuntu's packages, fetched by any user into the cache.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, SystemTime};
+
+use super::{config, download, is_absent, run};
+use crate::Error;
+use crate::cache::{Cache, Lock, remove};
+use crate::progress::{Progress, Work};
+
+/// A package index that is younger is not asked for again.
+const FRESH: Duration = Duration::from_secs(60 * 60);
+
+/// Apt with its state in the cache. While one process uses it, others wait.
+pub struct Apt<'a> {
+    root: PathBuf,
+    what: String,
+    mend: &'static str,
+    progress: &'a dyn Progress,
+    _lock: Lock,
+}
+
+impl<'a> Apt<'a> {
+    /// Prepares apt to fetch `what`, and brings the package index if it is old. `mend` says what to do where
+    /// there is no apt.
+    ///
+    /// # Errors
+    /// There is no apt on this host, or no index to be had.
+    pub fn open(
+        cache: &Cache,
+        what: &str,
+        mend: &'static str,
+        progress: &'a dyn Progress,
+    ) -> Result<Self, Error> {
+        let lock = cache.lock("apt")?;
+        let apt = Self { root: cache.root().join("apt"), what: what.to_owned(), mend, progress, _lock: lock };
+        apt.prepare()?;
+        let stamp = fs::metadata(apt.stamp()).and_then(|stamp| stamp.modified());
+        let age = stamp.ok().and_then(|then| SystemTime::now().duration_since(then).ok());
+        if age.is_none_or(|age| age > FRESH) {
+            apt.update()?;
+        }
+        Ok(apt)
+    }
+
+    /// What the index says that `package` depends on: names only, alternatives too.
+    ///
+    /// # Errors
+    /// There is no such package.
+    pub fn depends(&self, package: &str) -> Result<Vec<String>, Error> {
+        let output = run(self.command("apt-cache").args(["show", "--no-all-versions", package]), "show")
+            .map_err(|error| self.no_package(error))?;
+        Ok(depends_in(&String::from_utf8_lossy(&output.stdout)))
+    }
+
+    /// The names of all packages that begin so.
+    ///
+    /// # Errors
+    /// The index can't be read.
+    pub fn names(&self, prefix: &str) -> Result<Vec<String>, Error> {
+        let output = run(self.command("apt-cache").args(["pkgnames", prefix]), "pkgnames")?;
+        let mut names: Vec<_> = String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect();
+        names.sort();
+        Ok(names)
+    }
+
+    /// Downloads `packages` alone and unpacks them into `to`.
+    ///
+    /// # Errors
+    /// A package is missing, could not be downloaded, or can't be unpacked.
+    pub fn unpack(&self, packages: &[&str], to: &Path) -> Result<(), Error> {
+        self.fetch(&["download"], packages, to)
+    }
+
+    /// Downloads `packages` and all that they depend on, and unpacks them into `to`.
+    ///
+    /// # Errors
+    /// A package is missing, could not be downloaded, or can't be unpacked.
+    pub fn unpack_with_depends(&self, packages: &[&str], to: &Path) -> Result<(), Error> {
+        self.fetch(&["install", "--download-only"], packages, to)
+    }
+
+    fn fetch(&self, action: &[&str], packages: &[&str], to: &Path) -> Result<(), Error> {
+        let archives = self.root.join("archives");
+        if let Err(error) = self.download(action, packages, &archives) {
+            // The index may be of yesterday, and the package of today.
+            self.update().map_err(|_| error)?;
+            self.download(action, packages, &archives)?;
+        }
+        let mut debs: Vec<PathBuf> = fs::read_dir(&archives)
+            .map_err(Error::io("read", &archives))?
+            .flatten()
+            .map(|entry| entry.path())
+            .filter(|path| path.extension() == Some(OsStr::new("deb")))
+            .collect();
+        debs.sort();
+        let total = debs.iter().filter_map(|deb| fs::metadata(deb).ok()).map(|deb| deb.len()).sum();
+        let work = Work::begin(self.progress, &format!("unpacking {}", self.what), Some(total));
+        for deb in &debs {
+            run(Command::new("dpkg-deb").arg("-x").arg(deb).arg(to), "-x")
+                .map_err(|error| self.no_tool(error, "dpkg-deb"))?;
+            work.advance(fs::metadata(deb).map_or(0, |deb| deb.len()));
+        }
+        remove(&archives).map_err(Error::io("remove", &archives))
+    }
+
+    fn download(&self, action: &[&str], packages: &[&str], archives: &Path) -> Result<(), Error> {
+        remove(archives).map_err(Error::io("remove", archives))?;
+        let partial = archives.join("partial");
+        fs::create_dir_all(&partial).map_err(Error::io("create", &partial))?;
+        let command = || {
+            let mut command = self.command("apt-get");
+            command.arg("-o").arg(format!("Dir::Cache::archives={}", archives.display()));
+            command.args(action).args(packages).current_dir(archives);
+            command
+        };
+        let listed = run(command().arg("--print-uris").arg("-qq"), action[0]).map_err(|e| self.no_package(e))?;
+        let total = total_in(&String::from_utf8_lossy(&listed.stdout));
+        let what = format!("fetching {}", self.what);
+        // `dpkg-deb` is asked for now: not after a download that nobody can unpack.
+        run(Command::new("dpkg-deb").arg("--version"), "--version")
+            .map_err(|error| self.no_tool(error, "dpkg-deb"))?;
+        download::follow(command().args(["-o", "APT::Status-Fd=1"]), &what, Some(total), self.progress)
+    }
+
+    fn update(&self) -> Result<(), Error> {
+        let mut command = self.command("apt-get");
+        command.args(["update", "--error-on=any", "-o", "APT::Status-Fd=1"]);
+        download::follow(&mut command, "fetching the package index", None, self.progress)?;
+        fs::write(self.stamp(), "").map_err(Error::io("write", &self.stamp()))
+    }
+
+    /// Apt makes its folders only as root; the configuration is made anew, for the host's may have changed.
+    fn prepare(&self) -> Result<(), Error> {
+        for folder in ["state/lists/partial", "cache/archives/partial", "log"] {
+            let folder = self.root.join(folder);
+            fs::create_dir_all(&folder).map_err(Error::io("create", &folder))?;
+        }
+        let status = self.root.join("status");
+        fs::write(&status, "").map_err(Error::io("write", &status))?;
+        let dump = run(Command::new("apt-config").arg("dump").env("LC_ALL", "C"), "dump")
+            .map_err(|error| self.no_tool(error, "apt-get"))?;
+        let text = config::text(&String::from_utf8_lossy(&dump.stdout), &self.root);
+        let path = self.config();
+        remove(&path).map_err(Error::io("remove", &path))?;
+        // A proxy's password may be in it.
+        let file = fs::File::options().write(true).create_new(true).mode(0o600).open(&path);
+        file.and_then(|mut file| file.write_all(text.as_bytes())).map_err(Error::io("write", &path))
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        command.env("APT_CONFIG", self.config()).env("LC_ALL", "C").env("DEBIAN_FRONTEND", "noninteractive");
+        command
+    }
+
+    fn config(&self) -> PathBuf {
+        self.root.join("apt.conf")
+    }
+
+    fn stamp(&self) -> PathBuf {
+        self.root.join("updated")
+    }
+
+    fn no_tool(&self, error: Error, tool: &'static str) -> Error {
+        if is_absent(&error) {
+            return Error::NoPackages { what: self.what.clone(), tool, mend: self.mend };
+        }
+        error
+    }
+
+    fn no_package(&self, error: Error) -> Error {
+        match error {
+            Error::Program { said, .. } => {
+                Error::NoPackage { what: self.what.clone(), mend: format!("{}; apt said: {said}", self.mend) }
+            }
+            other => self.no_tool(other, "apt-get"),
+        }
+    }
+}
+
+/// The packages named by the `Depends` and `Pre-Depends` of a package's record.
+fn depends_in(record: &str) -> Vec<String> {
+    let lines = record.lines().filter_map(|line| line.strip_prefix("Pre-").unwrap_or(line).strip_prefix("Depends:"));
+    let names = lines.flat_map(|line| line.split([',', '|']));
+    names.filter_map(|one| one.split([' ', '(', ':']).find(|word| !word.is_empty())).map(str::to_owned).collect()
+}
+
+/// The bytes of all downloads that `--print-uris` lists: `'URI' FILE SIZE HASH`.
+fn total_in(list: &str) -> u64 {
+    let sizes = list.lines().filter(|line| line.starts_with('\''));
+    sizes.filter_map(|line| line.split_whitespace().nth(2)?.parse::<u64>().ok()).fold(0, u64::saturating_add)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_and_lists_are_read() {
+        let record = "Package: a\nDepends: linux-image-6.1.0-48-cloud-amd64 (= 6.1.1-1), kmod | b:any\nSize: 3\n";
+        assert_eq!(depends_in(record), ["linux-image-6.1.0-48-cloud-amd64", "kmod", "b"]);
+        assert_eq!(total_in("'a' b.deb 100 SHA256:1\nnonsense\n'c' d.deb 23 MD5:2\n'e' f x\n"), 123);
+    }
+}

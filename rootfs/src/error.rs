@@ -1,0 +1,101 @@
+//! What can go wrong, one line each.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Why a kernel, an image, a tool or the cache could not be had.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The operating system refused.
+    #[error("failed to {what} {}", path.display())]
+    Io {
+        /// What was tried: "read", "create".
+        what: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What it said.
+        source: io::Error,
+    },
+    /// A file has not the form that its use asks for.
+    #[error("{}: {why}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it, and what would be right.
+        why: String,
+    },
+    /// A program could not be started.
+    #[error("failed to start {program}")]
+    Start {
+        /// The program.
+        program: String,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// A program failed.
+    #[error("{program} failed ({status}): {said}")]
+    Program {
+        /// The program with its task.
+        program: String,
+        /// How it ended.
+        status: String,
+        /// The last of what it said.
+        said: String,
+    },
+    /// The distribution's packages can't be had on this host.
+    #[error("{what} is missing and there is no {tool} to fetch it with: {mend}")]
+    NoPackages {
+        /// What was wanted.
+        what: String,
+        /// The tool that is not there.
+        tool: &'static str,
+        /// What to do instead.
+        mend: &'static str,
+    },
+    /// The distribution has no such package.
+    #[error("the distribution has no package for {what}: {mend}")]
+    NoPackage {
+        /// What was wanted.
+        what: String,
+        /// What to do instead.
+        mend: String,
+    },
+    /// A module that is neither in the modules' folder nor in the kernel.
+    #[error("no module {name} in {} and none built into the kernel{needed_by}", dir.display())]
+    NoModule {
+        /// Its name.
+        name: String,
+        /// Where it was looked for.
+        dir: PathBuf,
+        /// `, needed by …`, or nothing.
+        needed_by: String,
+    },
+    /// A shared library that is nowhere the dynamic linker would look.
+    #[error("{}: its shared library {library} was not found", program.display())]
+    NoLibrary {
+        /// The library.
+        library: String,
+        /// Who needs it.
+        program: PathBuf,
+    },
+    /// What an image was asked to hold makes no sense.
+    #[error("the image can't have {path}: {why}")]
+    Image {
+        /// The path in the image.
+        path: String,
+        /// Why not.
+        why: String,
+    },
+}
+
+impl Error {
+    /// For `map_err`: what was tried on `path`.
+    pub(crate) fn io<'a>(what: &'static str, path: &'a (impl AsRef<Path> + ?Sized)) -> impl FnOnce(io::Error) -> Self + 'a {
+        move |source| Self::Io { what, path: path.as_ref().to_owned(), source }
+    }
+
+    pub(crate) fn file(path: &Path, why: impl Into<String>) -> Self {
+        Self::File { path: path.to_owned(), why: why.into() }
+    }
+}

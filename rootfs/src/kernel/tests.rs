@@ -1,0 +1,78 @@
+use std::io::Cursor;
+
+use super::*;
+
+fn bz_image(version: &[u8]) -> Vec<u8> {
+    let mut image = vec![0; 0x400];
+    image[0x202..0x206].copy_from_slice(b"HdrS");
+    image[0x20e..0x210].copy_from_slice(&0x100u16.to_le_bytes());
+    image[0x300..0x300 + version.len()].copy_from_slice(version);
+    image
+}
+
+#[test]
+fn releases_are_read_from_kernels() {
+    let release = |bytes: Vec<u8>| header::release(&mut Cursor::new(bytes)).unwrap();
+    assert_eq!(release(bz_image(b"6.1.0-48-cloud-amd64 (x@y) #1\0")).unwrap(), "6.1.0-48-cloud-amd64");
+    for hostile in [&b"../../etc \0"[..], b"\0", &[b'a'; 0x100]] {
+        assert_eq!(release(bz_image(hostile)), None);
+    }
+    let mut pointing_out = bz_image(b"");
+    pointing_out[0x20e..0x210].fill(0xff);
+    assert_eq!(release(pointing_out), None);
+    let mut elf = b"\x7fELF".to_vec();
+    elf.extend(b"Linux version %s\0");
+    elf.resize((1 << 20) + 0x20a, 0);
+    elf.extend(b"Linux version 6.6.1 (gcc)\0");
+    assert_eq!(release(elf).unwrap(), "6.6.1");
+    assert_eq!(release(b"MZ".to_vec()), None);
+}
+
+#[test]
+fn files_are_checked_before_a_guest_is_made_of_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let image = dir.path().join("bzImage");
+    let missing = from_files(&image, None).unwrap_err();
+    assert!(missing.to_string().starts_with("failed to find the kernel /"), "{missing}");
+    assert!(from_files(dir.path(), None).unwrap_err().to_string().contains("a kernel is a file"));
+    fs::write(&image, bz_image(b"6.1.2 x\0")).unwrap();
+    assert_eq!(from_files(&image, None).unwrap().release, "6.1.2");
+    assert!(from_files(&image, Some(&dir.path().join("no"))).is_err());
+    fs::write(&image, "raw").unwrap();
+    let modules = dir.path().join("6.7.8");
+    fs::create_dir(&modules).unwrap();
+    assert_eq!(from_files(&image, Some(&modules)).unwrap().release, "6.7.8");
+}
+
+#[test]
+fn a_release_is_chosen_by_as_much_as_is_said() {
+    let names = [
+        "6.1.0-9-cloud-amd64", "6.1.0-48-cloud-amd64", "6.1.0-50-amd64", "6.1.0-50-rt-amd64", "6.12.3-cloud-amd64",
+        "6.1.0-48-cloud-amd64-unsigned", "6.5.0-amd64",
+    ]
+    .map(|release| format!("linux-image-{release}"));
+    let choose = |wanted| choose(&names, wanted).map(|name| name["linux-image-".len()..].to_owned());
+    assert_eq!(choose("6.1").unwrap(), "6.1.0-48-cloud-amd64");
+    assert_eq!(choose("6.1.0-9").unwrap(), "6.1.0-9-cloud-amd64");
+    assert_eq!(choose("6.12").unwrap(), "6.12.3-cloud-amd64");
+    assert_eq!(choose("6.5").unwrap(), "6.5.0-amd64");
+    assert_eq!(choose("6"), Some("6.12.3-cloud-amd64".to_owned()));
+    assert_eq!((choose("5"), choose("")), (None, None));
+}
+
+#[test]
+fn cached_kernels_are_found_without_a_package_manager() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = Cache::open(Some(dir.path().to_owned())).unwrap();
+    for release in ["6.1.0-9-x", "6.1.0-10-x"] {
+        let entry = dir.path().join("kernels").join(release);
+        fs::create_dir_all(entry.join("lib/modules").join(release)).unwrap();
+        fs::write(entry.join("vmlinuz"), "").unwrap();
+    }
+    point(&dir.path().join("kernels/latest"), "6.1.0-9-x").unwrap();
+    let fetched = |release| fetch(&cache, release, &crate::progress::Silent).unwrap();
+    assert_eq!(fetched(Some("6.1")).release, "6.1.0-10-x");
+    assert_eq!(fetched(None).release, "6.1.0-9-x");
+    assert!(fetched(None).modules_dir.unwrap().ends_with("lib/modules/6.1.0-9-x"));
+    assert_eq!(list(&cache).unwrap().len(), 2);
+}

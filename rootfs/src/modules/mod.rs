@@ -1,0 +1,93 @@
+//! Kernel modules: which are needed, in which order, and what is in them.
+
+mod content;
+mod index;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use crate::Error;
+use index::Index;
+
+/// What depmod and the kernel's build leave beside the modules, and we read.
+const INDEX_FILES: &[&str] = &["modules.builtin", "modules.dep", "modules.order"];
+
+/// A module of a kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Module {
+    /// Its name, with `_` for `-`.
+    pub name: String,
+    /// The file it is in, maybe compressed.
+    pub source: PathBuf,
+    /// Where it belongs below `/lib/modules/RELEASE`, decompressed.
+    pub path: String,
+}
+
+impl Module {
+    /// The module itself: decompressed, otherwise not a byte changed.
+    ///
+    /// # Errors
+    /// The file can't be read or decompressed.
+    pub fn read(&self) -> Result<Vec<u8>, Error> {
+        content::read(&self.source)
+    }
+}
+
+/// The modules `names` of the kernel whose modules are in `dir`, and all that they need, in the order to load
+/// them. What is built into the kernel is left out.
+///
+/// # Errors
+/// A module is missing or can't be read.
+pub fn closure(dir: &Path, names: &[&str]) -> Result<Vec<Module>, Error> {
+    let mut walk = Walk { index: Index::read(dir)?, order: Vec::new(), seen: BTreeSet::new() };
+    for name in names {
+        walk.visit(&normal(name), None)?;
+    }
+    Ok(walk.order)
+}
+
+/// The files of [`closure`], and those in `dir` that say what is where.
+///
+/// # Errors
+/// As [`closure`].
+pub fn files(dir: &Path, names: &[&str]) -> Result<Vec<PathBuf>, Error> {
+    let modules = closure(dir, names)?.into_iter().map(|module| module.source);
+    let index = INDEX_FILES.iter().map(|name| dir.join(name)).filter(|path| path.is_file());
+    Ok(modules.chain(index).collect())
+}
+
+/// The kernel takes `-` and `_` in a module's name for the same.
+fn normal(name: &str) -> String {
+    name.replace('-', "_")
+}
+
+struct Walk {
+    index: Index,
+    order: Vec<Module>,
+    seen: BTreeSet<String>,
+}
+
+impl Walk {
+    fn visit(&mut self, name: &str, needed_by: Option<&str>) -> Result<(), Error> {
+        // Also ends a circle, which no kernel that loads has.
+        if !self.seen.insert(name.to_owned()) {
+            return Ok(());
+        }
+        let Some(file) = self.index.file(name)? else {
+            if self.index.is_builtin(name) {
+                return Ok(());
+            }
+            let needed_by = needed_by.map(|by| format!(", needed by {by}")).unwrap_or_default();
+            return Err(Error::NoModule { name: name.to_owned(), dir: self.index.dir().to_owned(), needed_by });
+        };
+        let source = self.index.dir().join(&file);
+        for dependency in self.index.dependencies(name, &source)? {
+            self.visit(&dependency, Some(name))?;
+        }
+        let path = content::uncompressed_name(&file).to_owned();
+        self.order.push(Module { name: name.to_owned(), source, path });
+        Ok(())
+    }
+}

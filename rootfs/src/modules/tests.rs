@@ -1,0 +1,100 @@
+use std::fs;
+use std::io::Write;
+
+use super::*;
+
+/// A relocatable ELF of one section, `.modinfo`, beside the names of sections.
+fn module(depends: &str) -> Vec<u8> {
+    let info = format!("license=GPL\0depends={depends}\0name=x\0").into_bytes();
+    let names = b"\0.modinfo\0.shstrtab\0";
+    let (info_at, names_at) = (64, 64 + info.len());
+    let table_at = (names_at + names.len()).next_multiple_of(8);
+    let mut elf = b"\x7fELF\x02\x01\x01".to_vec();
+    elf.resize(16, 0);
+    for half in [1u16, 62] {
+        elf.extend(half.to_le_bytes());
+    }
+    elf.extend(1u32.to_le_bytes());
+    for long in [0, 0, table_at as u64] {
+        elf.extend(long.to_le_bytes());
+    }
+    elf.extend(0u32.to_le_bytes());
+    for half in [64u16, 0, 0, 64, 3, 2] {
+        elf.extend(half.to_le_bytes());
+    }
+    elf.extend(&info);
+    elf.extend(names);
+    elf.resize(table_at, 0);
+    elf.extend([0; 64]);
+    for (name, kind, at, size) in [(1u32, 1u32, info_at, info.len()), (10, 3, names_at, names.len())] {
+        elf.extend(name.to_le_bytes());
+        elf.extend(kind.to_le_bytes());
+        for long in [0, 0, at as u64, size as u64, 0, 1, 0] {
+            elf.extend(u64::to_le_bytes(long));
+        }
+    }
+    // The link and info halves were written as one long of zeros.
+    elf
+}
+
+fn tree(files: &[(&str, Vec<u8>)]) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    for (path, bytes) in files {
+        let path = dir.path().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, bytes).unwrap();
+    }
+    dir
+}
+
+fn names(modules: &[Module]) -> Vec<&str> {
+    modules.iter().map(|module| &*module.name).collect()
+}
+
+#[test]
+fn without_an_index_the_modules_themselves_tell() {
+    let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gz.write_all(&module("")).unwrap();
+    let dir = tree(&[
+        ("kernel/virtio/virtio-mmio.ko", module("virtio_ring,virtio")),
+        ("kernel/virtio/virtio_ring.ko", module("virtio")),
+        ("kernel/virtio/virtio.ko.gz", gz.finish().unwrap()),
+        ("kernel/other/broken.ko", b"never read".to_vec()),
+        ("modules.builtin", b"kernel/fs/ext4.ko\n".to_vec()),
+    ]);
+    let modules = closure(dir.path(), &["virtio_mmio", "ext4", "virtio-ring"]).unwrap();
+    assert_eq!(names(&modules), ["virtio", "virtio_ring", "virtio_mmio"]);
+    assert_eq!(modules[0].path, "kernel/virtio/virtio.ko");
+    assert_eq!(modules[0].read().unwrap(), module(""));
+    let files = files(dir.path(), &["virtio_ring"]).unwrap();
+    assert_eq!(files.len(), 3);
+    assert!(files[2].ends_with("modules.builtin"));
+}
+
+#[test]
+fn an_index_is_believed_and_circles_end() {
+    let dir = tree(&[
+        ("kernel/a.ko", b"a".to_vec()),
+        ("kernel/b.ko", b"b".to_vec()),
+        ("kernel/c.ko", b"c".to_vec()),
+        ("modules.dep", b"kernel/a.ko: kernel/b.ko kernel/c.ko\nkernel/b.ko: kernel/c.ko\nkernel/c.ko: kernel/a.ko\n\
+            ../../etc/passwd.ko:\n".to_vec()),
+    ]);
+    assert_eq!(names(&closure(dir.path(), &["a"]).unwrap()), ["c", "b", "a"]);
+    assert!(closure(dir.path(), &["passwd"]).is_err());
+}
+
+#[test]
+fn what_is_missing_is_named() {
+    let dir = tree(&[("kernel/a.ko", module("lost-one")), ("kernel/b.ko", b"\x7fELF".to_vec())]);
+    let error = closure(dir.path(), &["a"]).unwrap_err().to_string();
+    assert!(error.starts_with("no module lost_one in /") && error.ends_with(", needed by a"), "{error}");
+    assert!(closure(dir.path(), &["b"]).unwrap_err().to_string().contains("not a kernel module"));
+    assert!(closure(&dir.path().join("no"), &[]).is_err());
+}
+
+#[test]
+fn updates_go_before_the_kernels_own() {
+    let dir = tree(&[("kernel/a.ko", module("")), ("updates/a.ko", module(""))]);
+    assert_eq!(closure(dir.path(), &["a"]).unwrap()[0].path, "updates/a.ko");
+}

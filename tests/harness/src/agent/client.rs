@@ -1,0 +1,305 @@
+//! The connection to an agent, and the thread that reads it.
+
+use std::collections::HashMap;
+use std::io::{self, Read, Write};
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use kiln_protocol::wire::{
+    self, DATA_MAX, Decoder, Envelope, Exec, Hello, ToAgent, ToHost, WireError, encode,
+};
+
+use super::channel::{Channel, End};
+use super::process::Process;
+use super::{AgentError, relay, transfer};
+
+/// A connection to the agent in a guest; clones share it. It is closed with the last clone and the last thing
+/// that was begun on it.
+#[derive(Clone, Debug)]
+pub struct Client {
+    inner: Arc<Inner>,
+}
+
+/// Closes the connection when nobody wants it any more.
+#[derive(Debug)]
+struct Inner {
+    shared: Arc<Shared>,
+    hello: Hello,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.shared.close(End::Lost);
+    }
+}
+
+#[derive(Debug)]
+struct Shared {
+    reader: UnixStream,
+    /// Held while a whole frame is written.
+    writer: Mutex<UnixStream>,
+    requests: Mutex<Requests>,
+}
+
+#[derive(Debug, Default)]
+struct Requests {
+    channels: HashMap<u32, Arc<Channel>>,
+    last: u32,
+    end: Option<End>,
+}
+
+impl Shared {
+    fn requests(&self) -> MutexGuard<'_, Requests> {
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends the connection, and everything that waits for it.
+    fn close(&self, end: End) {
+        let mut requests = self.requests();
+        let end = requests.end.get_or_insert(end).clone();
+        for channel in requests.channels.values() {
+            channel.end(end.clone());
+        }
+        drop(requests);
+        let _ = self.reader.shutdown(Shutdown::Both);
+    }
+
+    /// Reads the port to its end. Waits for nothing but the port: a consumer that is slow holds up itself.
+    fn read(&self, mut decoder: Decoder) -> End {
+        let mut buffer = vec![0; DATA_MAX];
+        loop {
+            loop {
+                match decoder.next_frame::<ToHost>() {
+                    Ok(Some(Envelope { id, message })) => {
+                        let channel = self.requests().channels.get(&id).cloned();
+                        // Nobody's id: what was said before the agent learnt that it was given up.
+                        if let Some(Err(what)) = channel.map(|channel| channel.deliver(message)) {
+                            return End::Protocol(format!("it sent {what}"));
+                        }
+                    }
+                    Ok(None) => break,
+                    Err(error) => return End::Protocol(format!("it sent {error}")),
+                }
+            }
+            match (&self.reader).read(&mut buffer) {
+                Ok(0) => return End::Lost,
+                Ok(length) => decoder.feed(&buffer[..length]),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return End::Lost,
+            }
+        }
+    }
+}
+
+impl Client {
+    /// Waits for the agent's hello on `port`, however long the guest takes to boot.
+    ///
+    /// # Errors
+    /// The port was closed before, or what came is no hello of this protocol's version.
+    pub fn connect(port: UnixStream) -> Result<Self, AgentError> {
+        let mut decoder = Decoder::default();
+        let hello = greet(&port, &mut decoder)?;
+        let reader = port.try_clone().map_err(AgentError::Io)?;
+        let shared = Arc::new(Shared { reader, writer: Mutex::new(port), requests: Mutex::default() });
+        let read = shared.clone();
+        std::thread::Builder::new()
+            .name("agent".to_owned())
+            .spawn(move || {
+                let end = read.read(decoder);
+                read.close(end);
+            })
+            .map_err(AgentError::Io)?;
+        Ok(Self { inner: Arc::new(Inner { shared, hello }) })
+    }
+
+    /// What the agent said of itself.
+    #[must_use]
+    pub fn hello(&self) -> &Hello {
+        &self.inner.hello
+    }
+
+    /// Starts a program. Dropping what is returned before its end kills it.
+    ///
+    /// # Errors
+    /// The guest can't run it ([`AgentError::Refused`]), or the agent is lost.
+    pub fn exec(&self, command: Exec) -> Result<Process, AgentError> {
+        let stdin = command.stdin;
+        Process::start(self.request(ToAgent::Exec(command))?, stdin)
+    }
+
+    /// Makes the file `path` of what `from` gives; it takes its place whole. Folders on the way are made. A
+    /// device is written straight.
+    ///
+    /// # Errors
+    /// The guest refused, `from` failed, or the agent is lost.
+    pub fn put(&self, path: &str, mode: u32, from: &mut dyn Read) -> Result<(), AgentError> {
+        transfer::put(&self.request(ToAgent::Put { path: path.to_owned(), mode })?, from)
+    }
+
+    /// Copies what the file `path` holds into `to`.
+    ///
+    /// # Errors
+    /// The guest refused, `to` failed, or the agent is lost.
+    pub fn get(&self, path: &str, to: &mut dyn Write) -> Result<(), AgentError> {
+        transfer::get(&self.request(ToAgent::Get { path: path.to_owned() })?, to)
+    }
+
+    /// Connects to a Unix socket in the guest.
+    ///
+    /// # Errors
+    /// Nobody listens there, or the agent is lost.
+    pub fn connect_unix(&self, path: &str) -> Result<UnixStream, AgentError> {
+        relay::start(self.request(ToAgent::Connect { path: path.to_owned() })?)
+    }
+
+    /// Waits until the guest wrote all that it cached to its disks.
+    ///
+    /// # Errors
+    /// The agent is lost.
+    pub fn sync(&self) -> Result<(), AgentError> {
+        self.request(ToAgent::Sync)?.await_ok()
+    }
+
+    /// Asks the guest to power off; does not wait for it.
+    ///
+    /// # Errors
+    /// The agent is lost.
+    pub fn power_off(&self) -> Result<(), AgentError> {
+        self.send(0, ToAgent::PowerOff)
+    }
+
+    fn request(&self, message: ToAgent) -> Result<Request, AgentError> {
+        let channel = Arc::new(Channel::default());
+        let id = {
+            let mut requests = self.inner.shared.requests();
+            if let Some(end) = &requests.end {
+                return Err(end.clone().into());
+            }
+            // Ids come round again only after all others, and never to one that is in use.
+            let mut id = requests.last;
+            loop {
+                id = id.wrapping_add(1).max(1);
+                if !requests.channels.contains_key(&id) {
+                    break;
+                }
+            }
+            requests.last = id;
+            requests.channels.insert(id, channel.clone());
+            id
+        };
+        let request = Request { client: self.clone(), id, channel };
+        // A request that could not be sent is none: dropped here, it takes its channel along.
+        request.send(message)?;
+        Ok(request)
+    }
+
+    fn send(&self, id: u32, message: ToAgent) -> Result<(), AgentError> {
+        let frame = encode(id, message).map_err(|error| match error {
+            WireError::Length(_) => AgentError::Refused { errno: libc::E2BIG, message: error.to_string() },
+            WireError::Undecodable => AgentError::Protocol(error.to_string()),
+        })?;
+        let shared = &self.inner.shared;
+        let written = shared.writer.lock().unwrap_or_else(PoisonError::into_inner).write_all(&frame);
+        written.map_err(|_| {
+            // Half a frame may be out: nothing can follow it.
+            shared.close(End::Lost);
+            shared.requests().end.clone().unwrap_or(End::Lost).into()
+        })
+    }
+}
+
+/// Reads up to the hello, which comes first.
+fn greet(mut port: &UnixStream, decoder: &mut Decoder) -> Result<Hello, AgentError> {
+    let mut buffer = vec![0; DATA_MAX];
+    loop {
+        let length = match port.read(&mut buffer) {
+            Ok(0) => return Err(AgentError::Lost),
+            Ok(length) => length,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Err(AgentError::Lost),
+            Err(error) => return Err(AgentError::Io(error)),
+        };
+        decoder.feed(&buffer[..length]);
+        match decoder.next_frame().map_err(|error| AgentError::Protocol(format!("it sent {error}")))? {
+            None => {}
+            Some(Envelope { message: ToHost::Hello(hello), .. }) if hello.protocol == wire::VERSION => {
+                return Ok(hello);
+            }
+            Some(Envelope { message: ToHost::Hello(hello), .. }) => {
+                let (theirs, ours) = (hello.protocol, wire::VERSION);
+                return Err(AgentError::Protocol(format!(
+                    "it speaks version {theirs}, this host {ours}; build the image again"
+                )));
+            }
+            Some(_) => return Err(AgentError::Protocol("it did not begin with a hello".to_owned())),
+        }
+    }
+}
+
+/// A request under way; when dropped, the agent is told to forget it, unless it is finished.
+#[derive(Debug)]
+pub(super) struct Request {
+    client: Client,
+    id: u32,
+    channel: Arc<Channel>,
+}
+
+impl Request {
+    pub(super) fn send(&self, message: ToAgent) -> Result<(), AgentError> {
+        self.client.send(self.id, message)
+    }
+
+    /// Waits for the agent's next message on this.
+    pub(super) fn receive(&self) -> Result<ToHost, AgentError> {
+        let (message, credit) = self.channel.receive()?;
+        if credit > 0 {
+            // The message came, whatever becomes of the connection: that shows with the next one.
+            let _ = self.send(ToAgent::Credit(u32::try_from(credit).unwrap_or(u32::MAX)));
+        }
+        match message {
+            ToHost::Refused { errno, message } => Err(AgentError::Refused { errno, message }),
+            message => Ok(message),
+        }
+    }
+
+    pub(super) fn await_ok(&self) -> Result<(), AgentError> {
+        match self.receive()? {
+            ToHost::Ok => Ok(()),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Sends some of `bytes`, as much as the agent has room for, and says how much; none when the agent wants
+    /// no more.
+    pub(super) fn send_some(
+        &self,
+        bytes: &[u8],
+        wrap: fn(Vec<u8>) -> ToAgent,
+    ) -> Result<Option<usize>, AgentError> {
+        let Some(length) = self.channel.take_credit(bytes.len().min(DATA_MAX))? else { return Ok(None) };
+        self.send(wrap(bytes[..length].to_vec()))?;
+        Ok(Some(length))
+    }
+
+    /// Nothing more is wanted of this.
+    pub(super) fn finish(&self) {
+        self.channel.finish();
+    }
+}
+
+impl Drop for Request {
+    fn drop(&mut self) {
+        self.client.inner.shared.requests().channels.remove(&self.id);
+        if !self.channel.is_finished() {
+            self.channel.finish();
+            let _ = self.send(ToAgent::Abort);
+        }
+    }
+}
+
+/// A message that does not belong where it came; the guest may have sent it on purpose.
+pub(super) fn unexpected(message: &ToHost) -> AgentError {
+    let text = format!("{message:?}");
+    AgentError::Protocol(format!("it sent an answer to another question ({:.40}…)", text))
+}

@@ -1,0 +1,16 @@
+//! The host's side of the agent: programs, files and connections inside a guest.
+
+mod channel;
+mod client;
+mod error;
+mod process;
+mod relay;
+mod transfer;
+
+#[cfg(test)]
+mod tests;
+
+pub use client::Client;
+pub use error::AgentError;
+pub use kiln_protocol::wire::{Exec as Command, Hello, Status};
+pub use process::{Process, ProcessEvent, Stdin};

@@ -1,0 +1,181 @@
+//! ACPI's tables (ACPI 6.5): what a hardware-reduced machine says of itself.
+//!
+//! What is not there is said not to be: a kernel that has to find out by itself that a machine has no RTC makes
+//! 40,000 exits over it.
+
+use acpi_tables::aml::{
+    Device, EISAName, IO, Interrupt, Memory32Fixed, Name, Package, Path, ResourceTemplate, Scope,
+};
+use acpi_tables::fadt::{FADTBuilder, Flags};
+use acpi_tables::gas::{AccessSize, AddressSpace, GAS};
+use acpi_tables::madt::{EnabledStatus, IoApic, LocalInterruptController, MADT, ProcessorLocalApic};
+use acpi_tables::rsdp::Rsdp;
+use acpi_tables::sdt::Sdt;
+use acpi_tables::xsdt::XSDT;
+use acpi_tables::{Aml, AmlSink};
+use vm_memory::{Bytes, GuestAddress};
+
+use super::BootError;
+use crate::device::power::SLEEP_TYPE_S5;
+use crate::layout::{
+    ACPI, ACPI_END, ACPI_RESET, ACPI_RESET_VALUE, ACPI_SLEEP, COM1, COM1_GSI, IOAPIC, LAPIC,
+    VIRTIO_MMIO_SIZE, virtio_mmio_address, virtio_mmio_gsi,
+};
+use crate::memory::GuestMemory;
+
+const OEM: [u8; 6] = *b"KILN  ";
+const OEM_TABLE: [u8; 8] = *b"KILNTEST";
+/// `IAPC_BOOT_ARCH` (table 5.11): no VGA, no RTC of a PC. Its bit for an i8042 is left out: there is one for
+/// resets alone, which a kernel must not probe.
+const BOOT_ARCH: u16 = 1 << 2 | 1 << 5;
+/// Where the tables begin behind the RSDP.
+const TABLES: u64 = ACPI + 0x40;
+
+/// Bytes that tables and AML are written to.
+#[derive(Default)]
+struct Sink(Vec<u8>);
+
+impl AmlSink for Sink {
+    fn byte(&mut self, byte: u8) {
+        self.0.push(byte);
+    }
+}
+
+fn bytes(of: &dyn Aml) -> Vec<u8> {
+    let mut sink = Sink::default();
+    of.to_aml_bytes(&mut sink);
+    sink.0
+}
+
+/// Writes the tables of a machine with `cpus` vCPUs and `virtio` virtio-mmio devices; returns where the RSDP is.
+pub(super) fn write(memory: &GuestMemory, cpus: u32, virtio: usize) -> Result<u64, BootError> {
+    let mut next = TABLES;
+    let mut place = |table: &[u8]| {
+        let address = next;
+        let end = address + u64::try_from(table.len()).unwrap_or(u64::MAX).min(ACPI_END);
+        if end > ACPI_END || memory.write_slice(table, GuestAddress(address)).is_err() {
+            return Err(BootError::Tables("ACPI tables"));
+        }
+        next = end.next_multiple_of(16);
+        Ok(address)
+    };
+    let dsdt = place(dsdt(virtio).as_slice())?;
+    let fadt = place(&fadt(dsdt))?;
+    let madt = place(&madt(cpus))?;
+    let mut xsdt = XSDT::new(OEM, OEM_TABLE, 1);
+    xsdt.add_entry(fadt);
+    xsdt.add_entry(madt);
+    let xsdt = place(&bytes(&xsdt))?;
+    memory
+        .write_slice(&bytes(&Rsdp::new(OEM, xsdt)), GuestAddress(ACPI))
+        .map_err(|_| BootError::Tables("ACPI tables"))?;
+    Ok(ACPI)
+}
+
+fn fadt(dsdt: u64) -> Vec<u8> {
+    let port =
+        |address: u16| GAS::new(AddressSpace::SystemIo, 8, 0, AccessSize::ByteAccess, u64::from(address));
+    let mut fadt = FADTBuilder::new(OEM, OEM_TABLE, 1)
+        .dsdt_64(dsdt)
+        .flag(Flags::HwReducedAcpi)
+        .flag(Flags::ResetRegSup)
+        .flag(Flags::Headless)
+        .flag(Flags::PwrButton)
+        .flag(Flags::SlpButton);
+    fadt.iapc_boot_arch = BOOT_ARCH.into();
+    fadt.reset_reg = port(ACPI_RESET);
+    fadt.reset_value = ACPI_RESET_VALUE;
+    fadt.sleep_control_reg = port(ACPI_SLEEP);
+    fadt.sleep_status_reg = port(ACPI_SLEEP + 1);
+    bytes(&fadt.finalize())
+}
+
+fn madt(cpus: u32) -> Vec<u8> {
+    let address = u32::try_from(LAPIC).unwrap_or_default();
+    let mut madt = MADT::new(OEM, OEM_TABLE, 1, LocalInterruptController::Address(address));
+    // A machine has at most 254 vCPUs: each has an ID of eight bits.
+    for index in (0..=u8::MAX).zip(0..cpus).map(|(index, _)| index) {
+        madt.add_structure(ProcessorLocalApic::new(index, index, EnabledStatus::Enabled));
+    }
+    madt.add_structure(IoApic::new(0, u32::try_from(IOAPIC).unwrap_or_default(), 0));
+    bytes(&madt)
+}
+
+/// The namespace: soft off, COM1, and each virtio-mmio device as what Linux's driver matches (`LNRO0005`).
+fn dsdt(virtio: usize) -> Vec<u8> {
+    let s5 = Package::new(vec![&SLEEP_TYPE_S5, &0u8, &0u8, &0u8]);
+    let mut aml = bytes(&Name::new("_S5_".into(), &s5));
+    let hid = Name::new("_HID".into(), &EISAName::new("PNP0501"));
+    let ports = IO::new(COM1, COM1, 1, 8);
+    let line = interrupt(COM1_GSI);
+    let crs = Name::new("_CRS".into(), &ResourceTemplate::new(vec![&ports, &line]));
+    let com1 = Device::new("COM1".into(), vec![&hid, &crs]);
+    aml.extend(bytes(&Scope::new("_SB_".into(), vec![&com1])));
+    for index in 0..virtio {
+        let hid = Name::new("_HID".into(), &"LNRO0005");
+        let uid = Name::new("_UID".into(), &index);
+        // The driver's DMA is coherent (ACPI 6.5 §6.2.17).
+        let cca = Name::new("_CCA".into(), &1u8);
+        let base = u32::try_from(virtio_mmio_address(index)).unwrap_or_default();
+        let registers = Memory32Fixed::new(true, base, u32::try_from(VIRTIO_MMIO_SIZE).unwrap_or_default());
+        let line = interrupt(virtio_mmio_gsi(index));
+        let crs = Name::new("_CRS".into(), &ResourceTemplate::new(vec![&registers, &line]));
+        let device = Device::new(Path::new(&format!("V{index:03X}")), vec![&hid, &uid, &cca, &crs]);
+        aml.extend(bytes(&Scope::new("_SB_".into(), vec![&device])));
+    }
+    let mut table = Sdt::new(*b"DSDT", 36, 2, OEM, OEM_TABLE, 1);
+    table.append_slice(&aml);
+    table.as_slice().to_vec()
+}
+
+/// A line that devices share as edges, active high.
+fn interrupt(gsi: u32) -> Interrupt {
+    Interrupt::new(true, true, false, false, gsi)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory;
+
+    fn sums_to_zero(table: &[u8]) -> bool {
+        table.iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte)) == 0
+    }
+
+    fn table(memory: &GuestMemory, address: u64) -> Vec<u8> {
+        let length: u32 = memory.read_obj(GuestAddress(address + 4)).unwrap();
+        let mut bytes = vec![0; usize::try_from(length).unwrap()];
+        memory.read_slice(&mut bytes, GuestAddress(address)).unwrap();
+        bytes
+    }
+
+    fn word(bytes: &[u8], offset: usize) -> u64 {
+        u64::from_le_bytes(bytes[offset..offset + 8].try_into().unwrap())
+    }
+
+    #[test]
+    fn tables_are_found_from_the_rsdp_and_their_checksums_hold() {
+        let memory = memory::allocate(2 << 20).unwrap();
+        let rsdp = write(&memory, 3, 2).unwrap();
+        let mut bytes = [0; 36];
+        memory.read_slice(&mut bytes, GuestAddress(rsdp)).unwrap();
+        assert_eq!(&bytes[..8], b"RSD PTR ");
+        assert!(sums_to_zero(&bytes[..20]) && sums_to_zero(&bytes));
+        let xsdt = table(&memory, word(&bytes, 24));
+        assert!(xsdt.starts_with(b"XSDT") && sums_to_zero(&xsdt));
+        let fadt = table(&memory, word(&xsdt, 36));
+        assert!(fadt.starts_with(b"FACP") && sums_to_zero(&fadt));
+        let madt = table(&memory, word(&xsdt, 44));
+        assert!(madt.starts_with(b"APIC") && sums_to_zero(&madt));
+        assert_eq!(madt.len(), 44 + 3 * 8 + 12, "three local APICs, one I/O APIC");
+        let dsdt = table(&memory, word(&fadt, 140));
+        assert!(dsdt.starts_with(b"DSDT") && sums_to_zero(&dsdt));
+        assert_eq!(dsdt.windows(8).filter(|bytes| bytes == b"LNRO0005").count(), 2);
+    }
+
+    #[test]
+    fn tables_of_the_largest_machine_fit() {
+        let memory = memory::allocate(2 << 20).unwrap();
+        write(&memory, 254, crate::layout::VIRTIO_MMIO_MAX).unwrap();
+    }
+}

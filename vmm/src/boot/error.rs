@@ -1,0 +1,86 @@
+//! Why a machine could not be given anything to boot.
+
+use std::io;
+use std::path::PathBuf;
+
+/// A kernel, initial RAM disk, command line or payload that can't be booted.
+#[derive(Debug, thiserror::Error)]
+pub enum BootError {
+    /// A file can't be read.
+    #[error("can't read the {what} {path}")]
+    Read {
+        /// What it is to the machine: kernel, initrd.
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What the host said.
+        #[source]
+        source: io::Error,
+    },
+    /// The decompressed kernel can't be kept.
+    #[error("can't keep the decompressed kernel in {path}")]
+    Keep {
+        /// Where it was to go.
+        path: PathBuf,
+        /// What the host said.
+        #[source]
+        source: io::Error,
+    },
+    /// The file is neither a bzImage nor an ELF.
+    #[error("{0} is no kernel: neither a bzImage nor an ELF vmlinux")]
+    NoKernel(PathBuf),
+    /// The file is a kernel for another machine.
+    #[error("{path} is no kernel for x86-64: {what}")]
+    Architecture {
+        /// The file.
+        path: PathBuf,
+        /// What it is instead.
+        what: String,
+    },
+    /// The file begins as a kernel does, and then makes no sense.
+    #[error("kernel {path} is truncated or damaged: {what}")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What does not fit.
+        what: String,
+    },
+    /// The kernel's memory is not all there.
+    #[error("kernel {path} needs RAM up to {needs} MiB, and the machine has {has} MiB: give it more memory")]
+    KernelTooLarge {
+        /// The file.
+        path: PathBuf,
+        /// The end of what it occupies, in MiB.
+        needs: u64,
+        /// The machine's RAM below the hole, in MiB.
+        has: u64,
+    },
+    /// The initial RAM disk does not fit beside the kernel.
+    #[error(
+        "initrd {path} of {size} MiB does not fit beside the kernel in {has} MiB of RAM: give the machine more memory"
+    )]
+    InitrdTooLarge {
+        /// The file.
+        path: PathBuf,
+        /// Its size in MiB, rounded up.
+        size: u64,
+        /// The machine's RAM below the hole, in MiB.
+        has: u64,
+    },
+    /// The command line can't be given to a kernel.
+    #[error("the kernel's command line {0}")]
+    Cmdline(String),
+    /// A payload can't be loaded where it wants to be.
+    #[error("a payload of {size} bytes can't be loaded at {address:#x}: {why}")]
+    Flat {
+        /// Its size.
+        size: usize,
+        /// Its address.
+        address: u64,
+        /// What is wrong with that.
+        why: &'static str,
+    },
+    /// The machine's tables don't fit where they belong.
+    #[error("the machine's {0} do not fit into guest memory")]
+    Tables(&'static str),
+}

@@ -1,0 +1,49 @@
+//! What a machine could not do.
+
+use std::io;
+
+use crate::block::DiskError;
+use crate::boot::BootError;
+use crate::bus::BusError;
+use crate::config::ConfigError;
+use crate::kvm::KvmError;
+
+/// A machine that could not be built or started.
+#[derive(Debug, thiserror::Error)]
+pub enum MachineError {
+    /// The configuration is no machine.
+    #[error("no such machine")]
+    Config(#[from] ConfigError),
+    /// KVM is not there, or refused.
+    #[error("no KVM")]
+    Kvm(#[from] KvmError),
+    /// There is nothing that can be booted.
+    #[error("nothing to boot")]
+    Boot(#[from] BootError),
+    /// A disk can't be used.
+    #[error("no disk")]
+    Disk(#[from] DiskError),
+    /// Two devices want the same addresses.
+    #[error("the machine's devices are in each other's way")]
+    Bus(#[from] BusError),
+    /// Guest RAM can't be had.
+    #[error("the host has no room for {mib} MiB of guest memory")]
+    Memory {
+        /// How much was asked for.
+        mib: u64,
+        /// What the host said.
+        #[source]
+        source: io::Error,
+    },
+    /// Threads or descriptors can't be had.
+    #[error("the host refused what the machine needs")]
+    Io(#[source] io::Error),
+}
+
+impl MachineError {
+    /// Whether it lies with what was asked for, or with this host, and not with the machine itself.
+    #[must_use]
+    pub fn is_environment(&self) -> bool {
+        !matches!(self, Self::Bus(_))
+    }
+}

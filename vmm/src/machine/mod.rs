@@ -1,0 +1,58 @@
+//! A machine: built from its configuration, run, ended.
+
+mod assembly;
+mod error;
+mod running;
+
+use std::io::Write;
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+pub use crate::virtio::console::ConsoleEnd;
+pub use error::MachineError;
+pub use running::{Ended, Running, Stopper};
+
+use crate::config::MachineConfig;
+use crate::device::uart::Uart;
+use crate::outcome::PowerSwitch;
+use crate::vcpu::Ready;
+use crate::virtio::mmio::MmioTransport;
+
+/// The host's ends of what a machine is connected to.
+pub struct MachineIo {
+    /// Takes what the guest writes to COM1.
+    pub serial: Box<dyn Write + Send>,
+    /// The virtio console, for a machine that has one; without it the console's output is lost.
+    pub console: Option<ConsoleEnd>,
+    /// One stream for each of [`MachineConfig::ports`], in order.
+    pub ports: Vec<UnixStream>,
+}
+
+/// A machine that is ready to run.
+pub struct Machine {
+    vcpus: Ready,
+    power: PowerSwitch,
+    uart: Arc<Mutex<Uart>>,
+    virtio: Vec<Arc<Mutex<MmioTransport>>>,
+}
+
+impl Machine {
+    /// Builds the machine: memory, devices, vCPUs, and what it boots in its memory.
+    ///
+    /// # Errors
+    /// See [`MachineError`].
+    pub fn new(config: &MachineConfig, io: MachineIo) -> Result<Self, MachineError> {
+        assembly::assemble(config, io)
+    }
+
+    /// Lets it run: every vCPU's thread is in place before the first instruction.
+    ///
+    /// # Errors
+    /// The host has no room for the threads.
+    pub fn start(self) -> Result<Running, MachineError> {
+        let began = Instant::now();
+        let threads = self.vcpus.start(began).map_err(MachineError::Io)?;
+        Ok(Running::new(threads, self.power, self.uart, self.virtio))
+    }
+}

@@ -1,0 +1,156 @@
+//! A machine that runs, until it ends.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::device::uart::Uart;
+use crate::outcome::{Outcome, PowerSwitch};
+use crate::trace::Trace;
+use crate::vcpu::{Idle, VcpuThread};
+use crate::virtio::mmio::MmioTransport;
+
+/// How often a machine that runs is looked at: for half a line that waits in the UART, and for processors that
+/// sleep for ever.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// A machine that runs. Dropping it ends it.
+pub struct Running {
+    threads: Vec<VcpuThread>,
+    power: PowerSwitch,
+    uart: Arc<Mutex<Uart>>,
+    virtio: Vec<Arc<Mutex<MmioTransport>>>,
+}
+
+/// How a machine ended, and what it did.
+#[derive(Clone, Debug)]
+pub struct Ended {
+    /// How it ended.
+    pub outcome: Outcome,
+    /// What it did.
+    pub trace: Trace,
+}
+
+/// Ends a machine from anywhere, any time.
+#[derive(Clone, Debug)]
+pub struct Stopper(PowerSwitch);
+
+impl Stopper {
+    /// Ends the machine as [`Outcome::Stopped`], unless it has already ended.
+    pub fn stop(&self) {
+        self.0.end(Outcome::Stopped);
+    }
+}
+
+impl Running {
+    pub(super) fn new(
+        threads: Vec<VcpuThread>,
+        power: PowerSwitch,
+        uart: Arc<Mutex<Uart>>,
+        virtio: Vec<Arc<Mutex<MmioTransport>>>,
+    ) -> Self {
+        Self { threads, power, uart, virtio }
+    }
+
+    /// A handle that ends the machine.
+    #[must_use]
+    pub fn stopper(&self) -> Stopper {
+        Stopper(self.power.clone())
+    }
+
+    /// Waits for the machine's end, or ends it at `deadline`.
+    #[must_use]
+    pub fn wait(mut self, deadline: Option<Instant>) -> Ended {
+        let mut watch = SleepWatch::default();
+        let outcome = loop {
+            let left = deadline.map_or(LOOK, |at| at.saturating_duration_since(Instant::now()));
+            if let Some(outcome) = self.power.wait(left.min(LOOK)) {
+                break outcome;
+            }
+            if deadline.is_some_and(|at| Instant::now() >= at) {
+                self.power.end(Outcome::Stopped);
+                continue;
+            }
+            self.uart.lock().unwrap_or_else(PoisonError::into_inner).flush();
+            if watch.all_sleep_for_ever(&self.threads) {
+                self.power.end(Outcome::Halted);
+            }
+        };
+        let trace = self.end();
+        Ended { outcome, trace }
+    }
+
+    /// Ends the machine and all of its threads.
+    fn end(&mut self) -> Trace {
+        self.power.end(Outcome::Stopped);
+        for thread in &self.threads {
+            thread.kick();
+        }
+        let vcpus = (0..).zip(self.threads.drain(..)).map(|(index, thread)| thread.join(index)).collect();
+        for transport in &self.virtio {
+            transport.lock().unwrap_or_else(PoisonError::into_inner).stop();
+        }
+        self.uart.lock().unwrap_or_else(PoisonError::into_inner).flush();
+        Trace { vcpus }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if !self.threads.is_empty() {
+            self.end();
+        }
+    }
+}
+
+/// Notices processors that halt with interrupts off: KVM's own interrupt controllers keep `HLT` to themselves.
+///
+/// A vCPU that uses no CPU time is asked, which costs it one exit; only when it used some since is it worth
+/// asking again.
+#[derive(Default)]
+struct SleepWatch {
+    /// What the vCPUs had used at the last look.
+    used: Vec<Duration>,
+    /// Whether they have been asked and not all have answered.
+    asked: bool,
+    /// What they had used when they last said that they can go on: they are not asked again before they do.
+    awake_at: Vec<Duration>,
+    /// How often in a row all of them have said that they sleep for ever.
+    agreed: u32,
+}
+
+/// All must say so twice: one asked early may have been woken by one asked late.
+const AGREED: u32 = 2;
+
+impl SleepWatch {
+    fn all_sleep_for_ever(&mut self, threads: &[VcpuThread]) -> bool {
+        let used: Vec<Duration> = threads.iter().map(VcpuThread::cpu_time).collect();
+        if self.asked {
+            let answers: Vec<Idle> = threads.iter().map(VcpuThread::idle).collect();
+            if answers.contains(&Idle::Unknown) {
+                return false;
+            }
+            self.asked = false;
+            if answers.contains(&Idle::No) {
+                self.agreed = 0;
+                self.awake_at.clone_from(&used);
+            } else {
+                self.agreed += 1;
+                if self.agreed == AGREED {
+                    return true;
+                }
+                self.ask(threads);
+            }
+        } else if used == self.used && used != self.awake_at {
+            self.ask(threads);
+        }
+        self.used = used;
+        false
+    }
+
+    fn ask(&mut self, threads: &[VcpuThread]) {
+        for thread in threads {
+            thread.ask();
+        }
+        self.asked = true;
+    }
+}

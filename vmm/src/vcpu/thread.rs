@@ -1,0 +1,253 @@
+//! A vCPU's thread: ready before the machine runs, asked whether it sleeps for ever, ended with its trace.
+
+use std::io;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Barrier};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use kvm_bindings::{CpuId, KVM_MP_STATE_HALTED, KVM_MP_STATE_INIT_RECEIVED, KVM_MP_STATE_UNINITIALIZED};
+use kvm_ioctls::{Kvm, VcpuFd};
+
+use super::cpuid;
+use super::kick::{self, Kick};
+use super::run::{self, Next};
+use super::setup::{self, EntryState};
+use crate::bus::Bus;
+use crate::kvm::{KvmError, Vm};
+use crate::outcome::{Outcome, PowerSwitch};
+use crate::trace::{Recorder, VcpuTrace};
+
+/// RFLAGS: maskable interrupts are taken.
+const RFLAGS_IF: u64 = 1 << 9;
+
+/// The devices that a vCPU's accesses go to.
+pub(crate) struct Buses {
+    pub(crate) pio: Bus,
+    pub(crate) mmio: Bus,
+}
+
+/// A vCPU's answer to the question whether it can ever go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub(crate) enum Idle {
+    /// It was asked and has not answered.
+    Unknown,
+    /// It runs, or an interrupt can wake it.
+    No,
+    /// It halts with interrupts off, or waits for another vCPU to start it.
+    ForEver,
+}
+
+/// What a vCPU's thread and its owner share.
+struct Shared {
+    kick: Kick,
+    /// How often the vCPU was asked, and the last question that it answered, with the answer.
+    asked: AtomicU32,
+    answered: AtomicU32,
+    idle: AtomicU32,
+    /// The thread's identity for its CPU-time clock.
+    clock: AtomicU64,
+}
+
+/// A vCPU on a thread of its own.
+pub(crate) struct VcpuThread {
+    shared: Arc<Shared>,
+    handle: JoinHandle<VcpuTrace>,
+}
+
+/// What every vCPU of a machine has in common.
+struct Group {
+    kvm: Kvm,
+    vm: Arc<Vm>,
+    cpuid: CpuId,
+    cpus: u32,
+    irqchip: bool,
+    buses: Arc<Buses>,
+    power: PowerSwitch,
+}
+
+/// vCPUs that are set up and have not run.
+pub(crate) struct Ready {
+    group: Arc<Group>,
+    vcpus: Vec<VcpuFd>,
+}
+
+impl Ready {
+    /// Makes the vCPUs of a machine; the first is put at `entry`, the others wait for their start-up interrupt.
+    pub(crate) fn new(
+        kvm: Kvm,
+        vm: Arc<Vm>,
+        (cpus, irqchip): (u32, bool),
+        entry: EntryState,
+        buses: Arc<Buses>,
+        power: PowerSwitch,
+    ) -> Result<Self, KvmError> {
+        let cpuid = cpuid::supported(&kvm)?;
+        let group = Group { kvm, vm, cpuid, cpus, irqchip, buses, power };
+        let vcpus = (0..cpus)
+            .map(|index| {
+                let vcpu = group.vm.create_vcpu(index)?;
+                setup::common(&vcpu, &group.kvm, &group.cpuid, (index, cpus), irqchip)?;
+                if index == 0 {
+                    setup::enter(&vcpu, entry)?;
+                }
+                Ok(vcpu)
+            })
+            .collect::<Result<_, KvmError>>()?;
+        Ok(Self { group: Arc::new(group), vcpus })
+    }
+
+    /// Starts the threads; each is in place, and can be called back, before any enters the guest.
+    pub(crate) fn start(self, began: Instant) -> io::Result<Vec<VcpuThread>> {
+        kick::install_handler()?;
+        let count = self.vcpus.len() + 1;
+        let (ready, go) = (Arc::new(Barrier::new(count)), Arc::new(Barrier::new(count)));
+        let mut threads = Vec::new();
+        for (index, vcpu) in (0..).zip(self.vcpus) {
+            let shared = Arc::new(Shared {
+                kick: Kick::default(),
+                asked: AtomicU32::new(0),
+                answered: AtomicU32::new(0),
+                idle: AtomicU32::new(Idle::No as u32),
+                clock: AtomicU64::new(0),
+            });
+            let body = {
+                let (group, shared) = (self.group.clone(), shared.clone());
+                let (ready, go) = (ready.clone(), go.clone());
+                move || {
+                    let mut vcpu = vcpu;
+                    let trace = {
+                        let _registered = shared.kick.register(&mut vcpu);
+                        shared.note_clock();
+                        ready.wait();
+                        go.wait();
+                        guarded(&mut vcpu, index, &group, &shared, began)
+                    };
+                    drop(vcpu);
+                    trace
+                }
+            };
+            // A thread that can't be had leaves those before it at the barrier: they are let go by a machine
+            // that has ended already.
+            let handle = match std::thread::Builder::new().name(format!("vcpu{index}")).spawn(body) {
+                Ok(handle) => handle,
+                Err(error) => {
+                    self.group.power.end(Outcome::MachineFailed { error: error.to_string() });
+                    // The barriers count on threads that never came; stand in for them.
+                    for _ in 0..count - threads.len() {
+                        let (ready, go) = (ready.clone(), go.clone());
+                        std::thread::Builder::new().spawn(move || {
+                            ready.wait();
+                            go.wait();
+                        })?;
+                    }
+                    return Err(error);
+                }
+            };
+            threads.push(VcpuThread { shared, handle });
+        }
+        ready.wait();
+        go.wait();
+        Ok(threads)
+    }
+}
+
+/// Runs the vCPU; a panic of a device's ends the machine, not the process.
+fn guarded(vcpu: &mut VcpuFd, index: u32, group: &Group, shared: &Shared, began: Instant) -> VcpuTrace {
+    let mut recorder = Recorder::new(index, began);
+    let body = std::panic::AssertUnwindSafe(|| run(vcpu, index, group, shared, &mut recorder));
+    if std::panic::catch_unwind(body).is_err() {
+        group.power.end(Outcome::MachineFailed { error: format!("the thread of vCPU {index} panicked") });
+    }
+    recorder.finish()
+}
+
+fn run(vcpu: &mut VcpuFd, index: u32, group: &Group, shared: &Shared, recorder: &mut Recorder) {
+    while !group.power.ended() {
+        match run::once(vcpu, index, &group.buses, recorder) {
+            Next::GoOn => {}
+            Next::Called => {
+                kick::answered(vcpu);
+                shared.answer(vcpu);
+            }
+            Next::End(outcome) => group.power.end(outcome),
+        }
+    }
+}
+
+impl Shared {
+    /// Answers the question that this vCPU was called back for, if there is one.
+    fn answer(&self, vcpu: &VcpuFd) {
+        let asked = self.asked.load(Ordering::SeqCst);
+        if asked == self.answered.load(Ordering::SeqCst) {
+            return;
+        }
+        let idle = if sleeps_for_ever(vcpu) { Idle::ForEver } else { Idle::No };
+        self.idle.store(idle as u32, Ordering::SeqCst);
+        self.answered.store(asked, Ordering::SeqCst);
+    }
+
+    fn note_clock(&self) {
+        let mut clock = 0;
+        // SAFETY: the calling thread is alive, and the clock's number is written to a live variable.
+        #[allow(unsafe_code)]
+        let failed = unsafe { libc::pthread_getcpuclockid(libc::pthread_self(), &raw mut clock) } != 0;
+        if !failed {
+            self.clock.store(u64::from(clock.cast_unsigned()), Ordering::SeqCst);
+        }
+    }
+}
+
+fn sleeps_for_ever(vcpu: &VcpuFd) -> bool {
+    let (Ok(state), Ok(regs), Ok(events)) = (vcpu.get_mp_state(), vcpu.get_regs(), vcpu.get_vcpu_events())
+    else {
+        return false;
+    };
+    match state.mp_state {
+        KVM_MP_STATE_HALTED => regs.rflags & RFLAGS_IF == 0 && events.nmi.pending == 0,
+        KVM_MP_STATE_UNINITIALIZED | KVM_MP_STATE_INIT_RECEIVED => true,
+        _ => false,
+    }
+}
+
+impl VcpuThread {
+    /// How much CPU time the vCPU has used.
+    pub(crate) fn cpu_time(&self) -> Duration {
+        let clock = self.shared.clock.load(Ordering::SeqCst);
+        let Ok(clock) = u32::try_from(clock) else { return Duration::ZERO };
+        let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: the time is written to a live variable; a clock whose thread has ended is an error.
+        #[allow(unsafe_code)]
+        let failed = unsafe { libc::clock_gettime(clock.cast_signed(), &raw mut time) } != 0;
+        if failed {
+            return Duration::ZERO;
+        }
+        Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
+    }
+
+    /// Asks the vCPU whether it can ever go on; see [`VcpuThread::idle`].
+    pub(crate) fn ask(&self) {
+        self.shared.idle.store(Idle::Unknown as u32, Ordering::SeqCst);
+        self.shared.asked.fetch_add(1, Ordering::SeqCst);
+        self.shared.kick.kick();
+    }
+
+    /// The answer to the last question.
+    pub(crate) fn idle(&self) -> Idle {
+        if self.shared.answered.load(Ordering::SeqCst) != self.shared.asked.load(Ordering::SeqCst) {
+            return Idle::Unknown;
+        }
+        if self.shared.idle.load(Ordering::SeqCst) == Idle::ForEver as u32 { Idle::ForEver } else { Idle::No }
+    }
+
+    /// Calls the vCPU out of the guest, for good if the machine has ended.
+    pub(crate) fn kick(&self) {
+        self.shared.kick.kick();
+    }
+
+    /// Waits for the thread of a machine that has ended.
+    pub(crate) fn join(self, index: u32) -> VcpuTrace {
+        self.handle.join().unwrap_or_else(|_| VcpuTrace { index, ..VcpuTrace::default() })
+    }
+}
