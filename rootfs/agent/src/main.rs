@@ -54,7 +54,14 @@ fn run(init: bool) -> ExitCode {
             Ok(Ending::Asked | Ending::HostGone) => {}
             Err(error) => console::say(&format!("the connection to the host ended: {error}")),
         },
-        Err(missing) => console::say(&format!("no port: {missing}")),
+        Err(missing) => {
+            console::say(&format!("no port: {missing}"));
+            // Started by hand on a machine that is no guest of ours: that one is not to be powered off.
+            let cmdline = std::fs::read_to_string("/proc/cmdline").unwrap_or_default();
+            if !init && !cmdline.contains("kiln.") {
+                return ExitCode::FAILURE;
+            }
+        }
     }
     power::off()
 }

@@ -1,6 +1,6 @@
 //! The agent and the host's client, over a socket pair and without a guest.
 
-#[allow(dead_code, unreachable_pub, missing_docs)]
+#[allow(dead_code, unused_imports, unreachable_pub)]
 #[path = "../../../tests/harness/src/agent/mod.rs"]
 mod agent;
 
@@ -309,6 +309,20 @@ fn garbage_ends_the_agent_with_a_failure() {
     let output = output.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).contains("the host sent a frame"));
+}
+
+#[test]
+fn assertions_are_reported_on_the_events_descriptor() {
+    let fixture = Fixture::new("assert");
+    let argv = [env!("CARGO_BIN_EXE_kiln-agent"), "assert"].map(str::to_owned).to_vec();
+    let command = Command { argv, events: true, ..Command::default() };
+    let (output, status) = finish(&mut fixture.client.exec(command).unwrap());
+    // This host is no guest: its command line says nothing of a machine.
+    assert_eq!(status, Status::Code(1));
+    assert!(output.stdout.is_empty());
+    let events = String::from_utf8(output.events).unwrap();
+    assert!(events.lines().count() > 10);
+    assert!(events.lines().all(|line| line.starts_with("{\"name\":\"") && line.ends_with('}')));
 }
 
 #[test]

@@ -64,7 +64,7 @@ pub(super) fn assemble(config: &MachineConfig, io: MachineIo) -> Result<Machine,
         .map(|(index, device)| wiring.virtio(index, device, &memory))
         .collect::<Result<_, _>>()?;
     let buses = Arc::new(Buses { pio: wiring.pio, mmio: wiring.mmio });
-    let vcpus = Ready::new(kvm, vm, (config.cpus, config.irqchip), entry, buses, power.clone())?;
+    let vcpus = Ready::new(&kvm, vm, (config.cpus, config.irqchip), entry, buses, power.clone())?;
     Ok(Machine { vcpus, power, uart, virtio })
 }
 

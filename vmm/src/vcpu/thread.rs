@@ -6,7 +6,7 @@ use std::sync::{Arc, Barrier};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use kvm_bindings::{CpuId, KVM_MP_STATE_HALTED, KVM_MP_STATE_INIT_RECEIVED, KVM_MP_STATE_UNINITIALIZED};
+use kvm_bindings::{KVM_MP_STATE_HALTED, KVM_MP_STATE_INIT_RECEIVED, KVM_MP_STATE_UNINITIALIZED};
 use kvm_ioctls::{Kvm, VcpuFd};
 
 use super::cpuid;
@@ -56,13 +56,10 @@ pub(crate) struct VcpuThread {
     handle: JoinHandle<VcpuTrace>,
 }
 
-/// What every vCPU of a machine has in common.
+/// What the threads of a machine have in common.
 struct Group {
-    kvm: Kvm,
-    vm: Arc<Vm>,
-    cpuid: CpuId,
-    cpus: u32,
-    irqchip: bool,
+    /// It must outlive its vCPUs: it holds the memory that they run in.
+    _vm: Arc<Vm>,
     buses: Arc<Buses>,
     power: PowerSwitch,
 }
@@ -76,25 +73,25 @@ pub(crate) struct Ready {
 impl Ready {
     /// Makes the vCPUs of a machine; the first is put at `entry`, the others wait for their start-up interrupt.
     pub(crate) fn new(
-        kvm: Kvm,
+        kvm: &Kvm,
         vm: Arc<Vm>,
         (cpus, irqchip): (u32, bool),
         entry: EntryState,
         buses: Arc<Buses>,
         power: PowerSwitch,
     ) -> Result<Self, KvmError> {
-        let cpuid = cpuid::supported(&kvm)?;
-        let group = Group { kvm, vm, cpuid, cpus, irqchip, buses, power };
+        let cpuid = cpuid::supported(kvm)?;
         let vcpus = (0..cpus)
             .map(|index| {
-                let vcpu = group.vm.create_vcpu(index)?;
-                setup::common(&vcpu, &group.kvm, &group.cpuid, (index, cpus), irqchip)?;
+                let vcpu = vm.create_vcpu(index)?;
+                setup::common(&vcpu, kvm, &cpuid, (index, cpus), irqchip)?;
                 if index == 0 {
                     setup::enter(&vcpu, entry)?;
                 }
                 Ok(vcpu)
             })
             .collect::<Result<_, KvmError>>()?;
+        let group = Group { _vm: vm, buses, power };
         Ok(Self { group: Arc::new(group), vcpus })
     }
 

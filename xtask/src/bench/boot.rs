@@ -10,7 +10,7 @@ use kiln::rootfs::cache::Cache;
 use kiln::rootfs::progress::Progress;
 use kiln::rootfs::{elf, qemu};
 use kiln::run::{Recipe, cmdline};
-use kiln::vmm::boot::vmlinux_of;
+use kiln::run::vmlinux_of;
 
 use super::inner::INNER_BENCH;
 use super::peers::{Guest, MEMORY_MIB, Peer, firecracker_config, firecracker_json, kiln as ours, on_path};
@@ -34,7 +34,7 @@ pub(crate) fn boot(cache: &Cache, progress: &dyn Progress) -> Result<Vec<Measure
     let recipe = Recipe::default();
     let kernel = recipe.kernel(cache, progress)?;
     let initrd = recipe.image(cache, &kernel, progress)?;
-    let vmlinux = vmlinux_of(&kernel.image)?.context("the distribution's kernel has no ELF in it")?;
+    let vmlinux = vmlinux_of(cache, &kernel.image)?.context("the distribution's kernel has no ELF in it")?;
     let scratch = tempfile::Builder::new().prefix("kiln-bench-").tempdir()?;
     let write = |name: &str, bytes: &[u8]| -> Result<PathBuf> {
         let path = scratch.path().join(name);

@@ -42,7 +42,7 @@ impl Page {
     /// Where a number of type `T` is in the page, if it is one of it.
     fn at<T: Number>(&self, offset: u16) -> Result<*mut T, String> {
         let offset = usize::from(offset);
-        if offset + size_of::<T>() > SIZE || offset % align_of::<T>() != 0 {
+        if offset + size_of::<T>() > SIZE || !offset.is_multiple_of(align_of::<T>()) {
             return Err(format!("{offset:#x} is no register's place"));
         }
         Ok(self.0.as_ptr().wrapping_add(offset).cast())

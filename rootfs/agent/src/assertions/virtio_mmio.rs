@@ -27,7 +27,8 @@ const CONSOLE: u32 = 3;
 fn addresses(iomem: &str) -> BTreeSet<u64> {
     let begin = |line: &str| u64::from_str_radix(line.trim_start().split_once('-')?.0, 16).ok();
     let device = |at: &u64| {
-        (VIRTIO_MMIO_BASE..PROBE_MMIO).contains(at) && (at - VIRTIO_MMIO_BASE) % VIRTIO_MMIO_SIZE == 0
+        (VIRTIO_MMIO_BASE..PROBE_MMIO).contains(at)
+            && (at - VIRTIO_MMIO_BASE).is_multiple_of(VIRTIO_MMIO_SIZE)
     };
     iomem.lines().filter_map(begin).filter(device).collect()
 }

@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 
 use kiln_rootfs::cache::Cache;
 use kiln_rootfs::progress::Progress;
-use kiln_vmm::boot;
 use kiln_vmm::config::Boot;
 
 use super::{Lab, LabError, LabSpec};
@@ -36,7 +35,7 @@ pub fn execute(
     progress: &dyn Progress,
 ) -> Result<Report, LabError> {
     let program = std::env::current_exe().map_err(LabError::host("find this program"))?;
-    let (inner, mut spec) = carried(plan)?;
+    let (inner, mut spec) = carried(plan);
     spec.programs.push(program.clone());
     spec.console = Some(directory.path().join("lab.log"));
 
@@ -74,7 +73,7 @@ pub fn execute(
 }
 
 /// The plan as it reads inside, and what has to be carried in for it.
-fn carried(plan: &Plan) -> Result<(Plan, LabSpec), LabError> {
+fn carried(plan: &Plan) -> (Plan, LabSpec) {
     let mut inner = plan.clone();
     let mut spec = LabSpec {
         guest_memory: plan.machine.memory,
@@ -82,10 +81,7 @@ fn carried(plan: &Plan) -> Result<(Plan, LabSpec), LabError> {
         ..LabSpec::default()
     };
     if let Boot::Kernel { kernel, initrd, .. } = &mut inner.machine.boot {
-        // Decompressed here, where it costs less and is kept.
-        let file = boot::vmlinux_of(kernel)?.unwrap_or_else(|| kernel.clone());
-        spec.files.push((file, KERNEL.to_owned()));
-        *kernel = PathBuf::from(KERNEL);
+        spec.files.push((std::mem::replace(kernel, PathBuf::from(KERNEL)), KERNEL.to_owned()));
         if let Some(initrd) = initrd {
             spec.files.push((std::mem::replace(initrd, PathBuf::from(INITRD)), INITRD.to_owned()));
         }
@@ -94,7 +90,7 @@ fn carried(plan: &Plan) -> Result<(Plan, LabSpec), LabError> {
         spec.disks.push(disk.clone());
         disk.path = PathBuf::from(format!("/dev/vd{letter}"));
     }
-    Ok((inner, spec))
+    (inner, spec)
 }
 
 type Ended = (String, String);

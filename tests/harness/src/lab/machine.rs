@@ -18,11 +18,11 @@ use kiln_rootfs::cache::Cache;
 use kiln_rootfs::image::{self, ImageSpec};
 use kiln_rootfs::progress::Progress;
 use kiln_rootfs::{agent, kernel, modules, qemu};
-use kiln_vmm::boot;
 use kiln_vmm::config::DiskConfig;
 
 use super::LabError;
 use crate::agent::{AgentError, Client};
+use crate::run::vmlinux_of;
 
 /// What the lab's kernel needs to find its agent's port and disks, and to have a KVM.
 const MODULES: &[&str] = &["virtio_pci", "virtio_console", "virtio_blk", "kvm", "kvm_amd"];
@@ -96,7 +96,7 @@ impl Lab {
         image::write(&image, &mut initrd)?;
         let image_size = initrd.metadata().map_err(LabError::host("measure the lab's image"))?.len();
         // The ELF boots quicker than the image it came in: the emulator is spared the decompression.
-        let vmlinux = boot::vmlinux_of(&kernel.image)?.unwrap_or(kernel.image);
+        let vmlinux = vmlinux_of(cache, &kernel.image)?.unwrap_or(kernel.image);
 
         let mut command = Command::new(&qemu.program[0]);
         command.args(&qemu.program[1..]).envs(qemu.env.iter().map(|(name, value)| (name, value)));

@@ -7,13 +7,12 @@ use std::time::Duration;
 use kiln_rootfs::cache::Cache;
 use kiln_rootfs::progress::Progress;
 use kiln_rootfs::{agent, kernel, modules};
-use kiln_vmm::boot;
 
 use super::{Lab, LabError, LabSpec};
 use crate::agent::{AgentError, Command, ProcessEvent, Status};
 use crate::evidence::{EVIDENCE_FD, Replay, runs_root};
 use crate::gate::MODE_VARIABLE;
-use crate::run::Recipe;
+use crate::run::{Recipe, vmlinux_of};
 
 /// Set in the lab's test binaries, so that they say which accelerator they ran on.
 pub const IN_LAB: &str = "KILN_IN_LAB";
@@ -39,7 +38,7 @@ pub fn run_tests(
     progress: &dyn Progress,
 ) -> Result<Vec<u8>, LabError> {
     let guest = recipe.kernel(cache, progress)?;
-    let image = boot::vmlinux_of(&guest.image)?.unwrap_or_else(|| guest.image.clone());
+    let image = vmlinux_of(cache, &guest.image)?.unwrap_or_else(|| guest.image.clone());
     let release = Path::new("/kiln/modules").join(&guest.release);
     let mut spec = LabSpec { programs: binaries.to_vec(), guard: SUITE_LIMIT, ..LabSpec::default() };
     spec.files.push((image, "/kiln/kernel".to_owned()));

@@ -1,10 +1,12 @@
 //! Where a plan is carried out: on this host's KVM, or in the lab.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use kiln_rootfs::cache::Cache;
 use kiln_rootfs::progress::Progress;
+use kiln_vmm::boot::{self, BootError};
+use kiln_vmm::config::Boot;
 use kiln_vmm::level::Level;
 use serde::{Deserialize, Serialize};
 
@@ -94,14 +96,38 @@ pub fn dispatch(
         Ok(accel) => accel,
         Err(why) => return Ok(done(given_up(&directory, why), None)),
     };
+    let plan = match decompressed(cache, plan) {
+        Ok(plan) => plan,
+        Err(error) => return Ok(done(given_up(&directory, chain(&error)), Some(accel))),
+    };
     let report = match accel {
-        Accel::Kvm => execute(plan, &directory, io),
-        Accel::Lab => match lab::execute(cache, plan, &runs, &directory, io, progress) {
+        Accel::Kvm => execute(&plan, &directory, io),
+        Accel::Lab => match lab::execute(cache, &plan, &runs, &directory, io, progress) {
             Ok(report) => report,
             Err(error) => given_up(&directory, chain(&error)),
         },
     };
     Ok(done(report, Some(accel)))
+}
+
+/// The plan with the ELF of its kernel in the kernel's place: decompressed here, where it is kept for the next
+/// run, and not in the guest each time.
+fn decompressed(cache: &Cache, plan: &Plan) -> Result<Plan, BootError> {
+    let mut plan = plan.clone();
+    if let Boot::Kernel { kernel, .. } = &mut plan.machine.boot
+        && let Some(vmlinux) = vmlinux_of(cache, kernel)?
+    {
+        *kernel = vmlinux;
+    }
+    Ok(plan)
+}
+
+/// The ELF of a bzImage, kept in the cache; none if the kernel is an ELF, or decompresses itself.
+///
+/// # Errors
+/// The file is no kernel, or the cache can't be written.
+pub fn vmlinux_of(cache: &Cache, kernel: &Path) -> Result<Option<PathBuf>, BootError> {
+    boot::vmlinux_of(kernel, &cache.root().join("vmlinux"))
 }
 
 /// The report of a run that did not come to an end of its own.

@@ -11,7 +11,7 @@ mod recipe;
 mod report;
 mod task;
 
-pub use dispatch::{Accel, AccelChoice, Done, choose, dispatch};
+pub use dispatch::{Accel, AccelChoice, Done, choose, dispatch, vmlinux_of};
 pub use execute::execute;
 pub use plan::{CommandPlan, Plan, Task, cmdline};
 pub use recipe::Recipe;

@@ -261,6 +261,12 @@ fn messages_that_mean_nothing_are_passed_over() {
     rig.driver.add(CONTROL_TX, &[(MESSAGE, 0, false)]);
     rig.driver.add(rx(1), &[(DATA, 0, true)]);
     assert_eq!(rig.driver.used(rx(1)).1, 0);
+    // An empty part has no address to speak of.
+    rig.driver.add(rx(1), &[(u64::MAX, 0, true), (DATA, 64, true)]);
+    rig.ports[0].write_all(b"y").unwrap();
+    assert_eq!(rig.driver.used(rx(1)).1, 1);
+    rig.driver.add(rx(1) + 1, &[(u64::MAX, 0, false)]);
+    rig.driver.used(rx(1) + 1);
     rig.send(1, b"");
     rig.driver.used(rx(1) + 1);
     rig.send(1, b"x");
