@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::cache::{Cache, Key};
-use crate::distro::run;
+use crate::distro::{is_absent, run};
 use crate::progress::{Progress, Work};
 use crate::{Error, workspace};
 
@@ -17,8 +17,16 @@ const NAME: &str = "kiln-agent";
 /// What the agent is built from, in the workspace.
 const SOURCES: &[&str] = &["Cargo.lock", "Cargo.toml", "rootfs/agent", "rootfs/protocol"];
 /// What of the user's settings for cargo and rustc would change what is built.
-const SETTINGS: &[&str] =
-    &["CARGO_BUILD_", "CARGO_ENCODED_", "CARGO_INCREMENTAL", "CARGO_PROFILE_", "CARGO_TARGET_", "CARGO_UNSTABLE_", "RUSTC", "RUSTFLAGS"];
+const SETTINGS: &[&str] = &[
+    "CARGO_BUILD_",
+    "CARGO_ENCODED_",
+    "CARGO_INCREMENTAL",
+    "CARGO_PROFILE_",
+    "CARGO_TARGET_",
+    "CARGO_UNSTABLE_",
+    "RUSTC",
+    "RUSTFLAGS",
+];
 
 /// The agent that `KILN_AGENT` names, else one built from the sources that this was compiled from.
 ///
@@ -36,10 +44,19 @@ pub fn build(cache: &Cache, progress: &dyn Progress) -> Result<PathBuf, Error> {
     if !workspace.join("rootfs/agent/Cargo.toml").is_file() {
         return Err(Error::file(
             workspace,
-            format!("the agent's sources are no longer here: build this program again, or name an agent in {VARIABLE}"),
+            format!(
+                "the agent's sources are no longer here: build this program again, or name an agent in {VARIABLE}"
+            ),
         ));
     }
-    let compiler = run(clean("rustc").arg("-vV").current_dir(workspace), "-vV")?;
+    let compiler = run(clean("rustc").arg("-vV").current_dir(workspace), "-vV");
+    let compiler = compiler.map_err(|error| match error {
+        absent if is_absent(&absent) => Error::file(
+            workspace,
+            format!("the agent can't be built from here without rustc: install Rust, or name an agent in {VARIABLE}"),
+        ),
+        other => other,
+    })?;
     let mut key = Key::new("agent-1").field("rustc", &compiler.stdout);
     for path in sources(workspace)? {
         let label = path.strip_prefix(workspace).unwrap_or(&path).to_string_lossy().into_owned();
@@ -55,7 +72,17 @@ fn compile(cache: &Cache, workspace: &Path, to: &Path, progress: &dyn Progress) 
     let _work = Work::begin(progress, "building the guest's agent", None);
     let cargo = std::env::var_os("CARGO").filter(|value| !value.is_empty()).unwrap_or_else(|| "cargo".into());
     let mut command = clean(cargo);
-    command.args(["build", "--quiet", "--locked", "--profile", "agent", "--package", NAME, "--target", TARGET]);
+    command.args([
+        "build",
+        "--quiet",
+        "--locked",
+        "--profile",
+        "agent",
+        "--package",
+        NAME,
+        "--target",
+        TARGET,
+    ]);
     command.arg("--target-dir").arg(&target).current_dir(workspace);
     command.env("CARGO_ENCODED_RUSTFLAGS", flags(workspace));
     command.env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_LINKER", "cc");

@@ -4,11 +4,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::Error;
 use crate::cache::{Cache, Key};
 use crate::distro::{self, Apt, run};
 use crate::elf;
 use crate::progress::Progress;
-use crate::Error;
 
 const PACKAGE: &str = "busybox-static";
 const MEND: &str = "install a static busybox on this host";
@@ -26,7 +26,8 @@ pub fn find(cache: &Cache, progress: &dyn Progress) -> Result<PathBuf, Error> {
         let tree = dir.join("tree");
         Apt::open(cache, "a static busybox", MEND, progress)?.unpack(&[PACKAGE], &tree)?;
         let place = dir.join("busybox");
-        let found = ["bin/busybox", "usr/bin/busybox"].map(|path| tree.join(path)).into_iter().find(|p| p.is_file());
+        let found =
+            ["bin/busybox", "usr/bin/busybox"].map(|path| tree.join(path)).into_iter().find(|p| p.is_file());
         let Some(found) = found.filter(|path| is_static(path)) else {
             return Err(Error::NoPackage { what: "a static busybox".to_owned(), mend: MEND.to_owned() });
         };
@@ -43,7 +44,8 @@ pub fn find(cache: &Cache, progress: &dyn Progress) -> Result<PathBuf, Error> {
 pub fn applets(program: &Path) -> Result<Vec<String>, Error> {
     let output = run(Command::new(program).arg("--list-full"), "--list-full")?;
     let text = String::from_utf8_lossy(&output.stdout);
-    let mut paths: Vec<String> = text.lines().map(str::trim).filter(|path| is_harmless(path)).map(str::to_owned).collect();
+    let mut paths: Vec<String> =
+        text.lines().map(str::trim).filter(|path| is_harmless(path)).map(str::to_owned).collect();
     paths.sort();
     if paths.is_empty() {
         return Err(Error::file(program, "it lists no applets: is it a busybox?"));

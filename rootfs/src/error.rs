@@ -91,7 +91,10 @@ pub enum Error {
 
 impl Error {
     /// For `map_err`: what was tried on `path`.
-    pub(crate) fn io<'a>(what: &'static str, path: &'a (impl AsRef<Path> + ?Sized)) -> impl FnOnce(io::Error) -> Self + 'a {
+    pub(crate) fn io<'a>(
+        what: &'static str,
+        path: &'a (impl AsRef<Path> + ?Sized),
+    ) -> impl FnOnce(io::Error) -> Self + 'a {
         move |source| Self::Io { what, path: path.as_ref().to_owned(), source }
     }
 

@@ -20,7 +20,8 @@ const MEND: &str = "give a kernel with --kernel and its modules with --modules-d
 /// `linux-image-`.
 const FLAVOURS: &[&str] = &["-cloud-amd64", "-kvm", "-virtual", "-generic", "-amd64"];
 /// The packages that depend on the distribution's current kernel, the one that suits a guest best first.
-const META: &[&str] = &["linux-image-cloud-amd64", "linux-image-virtual", "linux-image-kvm", "linux-image-amd64"];
+const META: &[&str] =
+    &["linux-image-cloud-amd64", "linux-image-virtual", "linux-image-kvm", "linux-image-amd64"];
 
 /// A kernel that a guest can boot.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,7 +65,8 @@ pub fn fetch(cache: &Cache, release: Option<&str>, progress: &dyn Progress) -> R
     if release.is_none() {
         point(&shelf.join(LATEST), &name)?;
     }
-    in_entry(&entry).ok_or_else(|| Error::file(&entry, "there is no kernel in it: remove it and fetch it again"))
+    in_entry(&entry)
+        .ok_or_else(|| Error::file(&entry, "there is no kernel in it: remove it and fetch it again"))
 }
 
 /// A kernel from a file, with the modules of `modules_dir` if it is given.
@@ -123,7 +125,8 @@ fn current(apt: &Apt<'_>) -> Result<String, Error> {
         match apt.depends(meta) {
             Ok(depends) => {
                 let is_image = |name: &String| {
-                    name.strip_prefix("linux-image-").is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
+                    name.strip_prefix("linux-image-")
+                        .is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
                 };
                 if let Some(package) = depends.into_iter().find(is_image) {
                     return Ok(package);
@@ -155,7 +158,7 @@ fn choose(names: &[String], wanted: &str) -> Option<String> {
         // `-amd64` ends `-rt-amd64` and `-cloud-amd64` too.
         let own = |release: &str| {
             let rest = release.strip_suffix(flavour)?;
-            (!rest.contains(|c: char| c == '-') || rest.rsplit('-').next()?.starts_with(|c: char| c.is_ascii_digit()))
+            (!rest.contains('-') || rest.rsplit('-').next()?.starts_with(|c: char| c.is_ascii_digit()))
                 .then_some(())
         };
         let of_flavour = fitting.iter().filter(|(_, release)| own(release).is_some());

@@ -20,12 +20,19 @@ const PACKAGE: &str = "qemu-system-x86";
 const MEND: &str = "install qemu-system-x86_64, or name one in KILN_QEMU";
 
 /// Where packages have libraries, the more particular folder first.
-const LIBRARIES: &[&str] = &["lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu", "lib64", "usr/lib64", "lib", "usr/lib"];
+const LIBRARIES: &[&str] =
+    &["lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu", "lib64", "usr/lib64", "lib", "usr/lib"];
 /// Folders with libraries for a few programs, below the others.
 const NESTED: &[&str] = &["pulseaudio", "blas", "lapack", "ceph", "samba"];
 /// Where packages have the firmware that QEMU loads.
-const FIRMWARE: &[&str] = &["usr/share/qemu", "usr/share/seabios", "usr/lib/ipxe/qemu", "usr/share/ipxe/qemu"];
-const INTERPRETERS: &[&str] = &["lib64/ld-linux-x86-64.so.2", "lib/x86_64-linux-gnu/ld-linux-x86-64.so.2", "usr/lib64/ld-linux-x86-64.so.2", "usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2"];
+const FIRMWARE: &[&str] =
+    &["usr/share/qemu", "usr/share/seabios", "usr/lib/ipxe/qemu", "usr/share/ipxe/qemu"];
+const INTERPRETERS: &[&str] = &[
+    "lib64/ld-linux-x86-64.so.2",
+    "lib/x86_64-linux-gnu/ld-linux-x86-64.so.2",
+    "usr/lib64/ld-linux-x86-64.so.2",
+    "usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2",
+];
 
 /// An emulator that can be started.
 #[derive(Clone, Debug)]
@@ -97,13 +104,15 @@ fn unpacked(tree: &Path) -> Result<Qemu, Error> {
     for folder in there(FIRMWARE) {
         words.extend(["-L".into(), folder.into_os_string()]);
     }
-    let modules = modules(tree).map(|folder| ("QEMU_MODULE_DIR".to_owned(), folder.to_string_lossy().into_owned()));
+    let modules =
+        modules(tree).map(|folder| ("QEMU_MODULE_DIR".to_owned(), folder.to_string_lossy().into_owned()));
     Ok(Qemu { program: words, env: modules.into_iter().collect(), tree: Some(tree.to_owned()) })
 }
 
 /// The folders of the tree's libraries.
 fn libraries(tree: &Path) -> Vec<PathBuf> {
-    let folders: Vec<PathBuf> = LIBRARIES.iter().map(|path| tree.join(path)).filter(|path| path.is_dir()).collect();
+    let folders: Vec<PathBuf> =
+        LIBRARIES.iter().map(|path| tree.join(path)).filter(|path| path.is_dir()).collect();
     let nested = folders.iter().flat_map(|folder| NESTED.iter().map(move |name| folder.join(name)));
     folders.iter().cloned().chain(nested.filter(|path| path.is_dir())).collect()
 }
@@ -133,9 +142,12 @@ mod tests {
     fn a_tree_without_qemu_is_refused_and_one_with_it_runs_by_its_own_linker() {
         let dir = tempfile::tempdir().unwrap();
         assert!(unpacked(dir.path()).unwrap_err().to_string().contains("not in its packages"));
-        for file in ["usr/bin/qemu-system-x86_64", "lib64/ld-linux-x86-64.so.2", "usr/share/seabios/bios.bin",
-            "usr/lib/x86_64-linux-gnu/qemu/accel-tcg-x86_64.so"]
-        {
+        for file in [
+            "usr/bin/qemu-system-x86_64",
+            "lib64/ld-linux-x86-64.so.2",
+            "usr/share/seabios/bios.bin",
+            "usr/lib/x86_64-linux-gnu/qemu/accel-tcg-x86_64.so",
+        ] {
             let path = dir.path().join(file);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, "").unwrap();

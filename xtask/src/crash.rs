@@ -6,14 +6,15 @@ use std::io::{self, Write};
 use std::panic::{self, AssertUnwindSafe, PanicHookInfo};
 use std::path::{Path, PathBuf};
 
+use kiln::rootfs::cache::Cache;
+
 use crate::exit::Exit;
-use crate::seam;
 
 /// Replaces the standard hook, which would print a report of many lines, for every thread.
 pub(crate) fn install() {
     panic::set_hook(Box::new(|info| {
         let backtrace = Backtrace::force_capture();
-        let went = match save(&seam::cache_root().join("panics"), info, &backtrace)
+        let went = match save(&Cache::look().root().join("panics"), info, &backtrace)
             .or_else(|_| save(&std::env::temp_dir(), info, &backtrace))
         {
             Ok(path) => format!("backtrace in {}", path.display()),

@@ -172,9 +172,9 @@ pub(crate) fn explain(done: &Done) -> io::Result<()> {
     if ran.verdict == Verdict::Passed {
         return Ok(());
     }
-    let mut say = |text: String| ui::line(Stream::Stderr, &text);
+    let say = |text: String| ui::line(Stream::Stderr, &text);
     if !ran.tail.is_empty() {
-        say(ui::paint(Stream::Stderr, Style::Faint, "the last of the console:"))?;
+        say(ui::paint(Stream::Stderr, Style::Dim, "the last of the console:"))?;
         for line in &ran.tail {
             say(format!("  {}", ui::sanitize(line.as_bytes())))?;
         }

@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context;
+use kiln::gate;
+use kiln::verdict::Verdict;
 use serde::Serialize;
 
 use crate::exit::Exit;
-use crate::seam::{self, Verdict};
 use crate::ui::{self, Stream};
 
 /// The version of the object's shape: it grows when a key changes its meaning or goes, not when one comes.
@@ -80,7 +81,7 @@ impl<T: Serialize> Report<T> {
             verdict: None,
             exit: exit.code(),
             accel: None,
-            level: seam::host_level().as_str(),
+            level: gate::host_level().as_str(),
             assertions: Assertions::default(),
             hello_ms: None,
             directory: None,

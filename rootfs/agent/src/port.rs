@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use kiln_protocol::wire;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::inotify;
+use rustix::fs::{CWD, FileType, Mode, inotify, makedev, mknodat};
 
 /// How long the port may take to appear once the guest is up.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -53,7 +53,23 @@ fn named() -> Option<String> {
 
 /// Opened to block: the first write then waits until the host is there.
 fn open(name: &str) -> io::Result<OwnedFd> {
-    Ok(OpenOptions::new().read(true).write(true).open(Path::new("/dev").join(name))?.into())
+    let path = Path::new("/dev").join(name);
+    let open = || OpenOptions::new().read(true).write(true).open(&path);
+    match open() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            make_node(name, &path)?;
+            Ok(open()?.into())
+        }
+        other => Ok(other?.into()),
+    }
+}
+
+/// Makes the device's node where no devtmpfs does.
+fn make_node(name: &str, path: &Path) -> io::Result<()> {
+    let numbers = fs::read_to_string(Path::new("/sys/class/virtio-ports").join(name).join("dev"))?;
+    let (major, minor) = numbers.trim().split_once(':').ok_or(io::ErrorKind::InvalidData)?;
+    let device = makedev(major.parse().map_err(io::Error::other)?, minor.parse().map_err(io::Error::other)?);
+    Ok(mknodat(CWD, path, FileType::CharacterDevice, Mode::RUSR | Mode::WUSR, device)?)
 }
 
 /// The kernel options whose lack would explain that there is no port.

@@ -271,7 +271,9 @@ fn sockets_are_relayed_both_ways_with_half_closing() {
 #[test]
 fn lost_agent_is_told_at_once_to_all_who_wait() {
     let mut fixture = Fixture::new("lost");
-    let mut process = fixture.shell("sleep 1000");
+    // It ends with its input, and so with the agent.
+    let command = Command { argv: vec!["cat".to_owned()], stdin: true, ..Command::default() };
+    let mut process = fixture.client.exec(command).unwrap();
     assert!(matches!(process.next_event(), Ok(ProcessEvent::Started(_))));
     let waiting = std::thread::spawn(move || process.next_event());
     fixture.child.kill().unwrap();

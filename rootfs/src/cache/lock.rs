@@ -20,7 +20,9 @@ impl Lock {
     /// Takes the lock, waiting for it.
     pub(super) fn take(path: &Path) -> Result<Self, Error> {
         loop {
-            if let Some(lock) = Self::attempt(path, FlockOperation::LockExclusive).map_err(Error::io("lock", path))? {
+            if let Some(lock) =
+                Self::attempt(path, FlockOperation::LockExclusive).map_err(Error::io("lock", path))?
+            {
                 return Ok(lock);
             }
         }

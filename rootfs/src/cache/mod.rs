@@ -7,7 +7,9 @@ mod tests;
 
 use std::fs::{self, File};
 use std::io::{self, Read};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
@@ -19,6 +21,11 @@ use crate::Error;
 /// Backup programs know by this what they may leave out (bford.info/cachedir).
 const TAG: &str = "Signature: 8a477f597d28d172789f06886806bc55\n\
     # This file marks a cache of kiln. Everything beside it can be made again.\n";
+
+/// What scratch files' names begin with.
+const SCRATCH: &str = "scratch-";
+/// A scratch file that has not changed for so long was left by a process that died.
+const SCRATCH_LIFE: Duration = Duration::from_secs(60 * 60);
 
 /// A cache on disk. Any number of processes may use it at once.
 #[derive(Clone, Debug)]
@@ -44,6 +51,13 @@ impl Cache {
         }
         cache.sweep();
         Ok(cache)
+    }
+
+    /// The cache where it is by default, as it is: nothing is made or removed, and it may not be there.
+    #[must_use]
+    pub fn look() -> Self {
+        let root = default_root();
+        Self { root: std::path::absolute(&root).unwrap_or(root) }
     }
 
     /// The folder that everything is below.
@@ -100,7 +114,10 @@ impl Cache {
 
     /// A file of no name in the cache's file system until it is kept.
     pub(crate) fn scratch(&self) -> Result<tempfile::NamedTempFile, Error> {
-        tempfile::NamedTempFile::new_in(self.tmp()).map_err(Error::io("create a file in", &self.tmp()))
+        // What is kept of it is for whoever may read the cache.
+        let readable = fs::Permissions::from_mode(0o644);
+        let made = tempfile::Builder::new().prefix(SCRATCH).permissions(readable).tempfile_in(self.tmp());
+        made.map_err(Error::io("create a file in", &self.tmp()))
     }
 
     /// Removes the half-built entries that no live process holds the lock of.
@@ -113,11 +130,27 @@ impl Cache {
             {
                 let _ = remove(&path);
             }
+            // A scratch file has no lock; no live process keeps one for so long.
+            let old = |metadata: &fs::Metadata| {
+                metadata.modified().is_ok_and(|then| then.elapsed().is_ok_and(|age| age > SCRATCH_LIFE))
+            };
+            if entry.file_name().as_encoded_bytes().starts_with(SCRATCH.as_bytes())
+                && entry.metadata().is_ok_and(|metadata| old(&metadata))
+            {
+                let _ = remove(&path);
+            }
         }
     }
 }
 
-fn default_root() -> PathBuf {
+/// Where the cache is if nobody says: see [`Cache::open`]. Nothing is made there.
+#[must_use]
+pub fn default_root() -> PathBuf {
+    let root = chosen_root();
+    std::path::absolute(&root).unwrap_or(root)
+}
+
+fn chosen_root() -> PathBuf {
     let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     if let Some(chosen) = variable("KILN_CACHE") {
         return chosen;
@@ -126,12 +159,17 @@ fn default_root() -> PathBuf {
         return target.join("kiln");
     }
     let here = std::env::current_dir().unwrap_or_default();
-    if let Some(workspace) = here.ancestors().find(|folder| folder.join("Cargo.lock").is_file()) {
+    if let Some(workspace) = here.ancestors().find(|folder| is_workspace(folder)) {
         return workspace.join("target/kiln");
     }
     variable("XDG_CACHE_HOME")
         .or_else(|| variable("HOME").map(|home| home.join(".cache")))
         .map_or_else(|| here.join("target/kiln"), |caches| caches.join("kiln"))
+}
+
+fn is_workspace(folder: &Path) -> bool {
+    let manifest = || fs::read_to_string(folder.join("Cargo.toml")).unwrap_or_default();
+    folder.join("Cargo.lock").is_file() || manifest().lines().any(|line| line.trim() == "[workspace]")
 }
 
 /// Removes a file or a folder with all in it; that it is not there is no error.

@@ -74,9 +74,16 @@ fn keys_tell_fields_apart_and_names_are_harmless() {
 #[test]
 fn a_cache_is_marked_and_a_file_is_refused() {
     let (folder, cache) = cache();
-    assert!(fs::read_to_string(cache.root().join("CACHEDIR.TAG")).unwrap().starts_with("Signature: 8a477f597d28d172"));
+    assert!(
+        fs::read_to_string(cache.root().join("CACHEDIR.TAG"))
+            .unwrap()
+            .starts_with("Signature: 8a477f597d28d172")
+    );
     let file = folder.path().join("file");
     fs::write(&file, "abc").unwrap();
     assert!(Cache::open(Some(file.clone())).unwrap_err().to_string().contains("failed to create"));
-    assert_eq!(sha256_of_file(&file).unwrap(), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+    assert_eq!(
+        sha256_of_file(&file).unwrap(),
+        "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    );
 }

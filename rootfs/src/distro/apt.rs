@@ -38,7 +38,7 @@ impl<'a> Apt<'a> {
         progress: &'a dyn Progress,
     ) -> Result<Self, Error> {
         let lock = cache.lock("apt")?;
-        let apt = Self { root: cache.root().join("apt"), what: what.to_owned(), mend, progress, _lock: lock };
+        let apt = Self { root: cache.tmp().join("apt"), what: what.to_owned(), mend, progress, _lock: lock };
         apt.prepare()?;
         let stamp = fs::metadata(apt.stamp()).and_then(|stamp| stamp.modified());
         let age = stamp.ok().and_then(|then| SystemTime::now().duration_since(then).ok());
@@ -119,20 +119,29 @@ impl<'a> Apt<'a> {
             command.args(action).args(packages).current_dir(archives);
             command
         };
-        let listed = run(command().arg("--print-uris").arg("-qq"), action[0]).map_err(|e| self.no_package(e))?;
+        let listed =
+            run(command().arg("--print-uris").arg("-qq"), action[0]).map_err(|e| self.no_package(e))?;
         let total = total_in(&String::from_utf8_lossy(&listed.stdout));
         let what = format!("fetching {}", self.what);
         // `dpkg-deb` is asked for now: not after a download that nobody can unpack.
         run(Command::new("dpkg-deb").arg("--version"), "--version")
             .map_err(|error| self.no_tool(error, "dpkg-deb"))?;
         download::follow(command().args(["-o", "APT::Status-Fd=1"]), &what, Some(total), self.progress)
+            .map_err(|error| self.or_mend(error))
     }
 
     fn update(&self) -> Result<(), Error> {
         let mut command = self.command("apt-get");
-        command.args(["update", "--error-on=any", "-o", "APT::Status-Fd=1"]);
-        download::follow(&mut command, "fetching the package index", None, self.progress)?;
-        fs::write(self.stamp(), "").map_err(Error::io("write", &self.stamp()))
+        command.args(["update", "-o", "APT::Update::Error-Mode=any", "-o", "APT::Status-Fd=1"]);
+        match download::follow(&mut command, "fetching the package index", None, self.progress) {
+            Ok(()) => fs::write(self.stamp(), "").map_err(Error::io("write", &self.stamp())),
+            // One source of several that is away, or no net today: what there is may do.
+            Err(error @ Error::Program { .. }) if self.has_index() => {
+                self.progress.note(&format!("the package index may be old: {error}"));
+                Ok(())
+            }
+            Err(error) => Err(self.or_mend(error)),
+        }
     }
 
     /// Apt makes its folders only as root; the configuration is made anew, for the host's may have changed.
@@ -167,6 +176,24 @@ impl<'a> Apt<'a> {
         self.root.join("updated")
     }
 
+    /// Whether an index was brought once.
+    fn has_index(&self) -> bool {
+        let Ok(lists) = fs::read_dir(self.root.join("state/lists")) else { return false };
+        lists.flatten().any(|list| list.file_name().to_string_lossy().contains("_Packages"))
+    }
+
+    /// A failure of apt's with what to do instead.
+    fn or_mend(&self, error: Error) -> Error {
+        match error {
+            Error::Program { program, status, said } => Error::Program {
+                program,
+                status,
+                said: format!("{said}; without the network: {}", self.mend),
+            },
+            other => self.no_tool(other, "apt-get"),
+        }
+    }
+
     fn no_tool(&self, error: Error, tool: &'static str) -> Error {
         if is_absent(&error) {
             return Error::NoPackages { what: self.what.clone(), tool, mend: self.mend };
@@ -186,9 +213,13 @@ impl<'a> Apt<'a> {
 
 /// The packages named by the `Depends` and `Pre-Depends` of a package's record.
 fn depends_in(record: &str) -> Vec<String> {
-    let lines = record.lines().filter_map(|line| line.strip_prefix("Pre-").unwrap_or(line).strip_prefix("Depends:"));
+    let lines =
+        record.lines().filter_map(|line| line.strip_prefix("Pre-").unwrap_or(line).strip_prefix("Depends:"));
     let names = lines.flat_map(|line| line.split([',', '|']));
-    names.filter_map(|one| one.split([' ', '(', ':']).find(|word| !word.is_empty())).map(str::to_owned).collect()
+    names
+        .filter_map(|one| one.split([' ', '(', ':']).find(|word| !word.is_empty()))
+        .map(str::to_owned)
+        .collect()
 }
 
 /// The bytes of all downloads that `--print-uris` lists: `'URI' FILE SIZE HASH`.
@@ -203,7 +234,8 @@ mod tests {
 
     #[test]
     fn records_and_lists_are_read() {
-        let record = "Package: a\nDepends: linux-image-6.1.0-48-cloud-amd64 (= 6.1.1-1), kmod | b:any\nSize: 3\n";
+        let record =
+            "Package: a\nDepends: linux-image-6.1.0-48-cloud-amd64 (= 6.1.1-1), kmod | b:any\nSize: 3\n";
         assert_eq!(depends_in(record), ["linux-image-6.1.0-48-cloud-amd64", "kmod", "b"]);
         assert_eq!(total_in("'a' b.deb 100 SHA256:1\nnonsense\n'c' d.deb 23 MD5:2\n'e' f x\n"), 123);
     }

@@ -6,7 +6,9 @@ use std::path::Path;
 /// acquired is kept. Hooks that the host runs after an update must not run for us: they clean its own caches.
 pub(super) fn text(host: &str, root: &Path) -> String {
     let mut text = String::new();
-    for line in host.lines().filter(|line| line.starts_with("Acquire::") || line.starts_with("APT::Default-Release")) {
+    for line in
+        host.lines().filter(|line| line.starts_with("Acquire::") || line.starts_with("APT::Default-Release"))
+    {
         text.push_str(line);
         text.push('\n');
     }

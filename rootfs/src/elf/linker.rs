@@ -30,7 +30,8 @@ impl Linker {
         let home = DEFAULT.iter().find(|folder| Path::new(folder).is_dir()).copied().unwrap_or("/lib");
         let mut listed = Vec::new();
         configured(Path::new(CONFIG), DEEPEST, &mut listed);
-        let guest_of = |folder: &str| if DEFAULT.contains(&folder) { folder.to_owned() } else { home.to_owned() };
+        let guest_of =
+            |folder: &str| if DEFAULT.contains(&folder) { folder.to_owned() } else { home.to_owned() };
         let mut folders: Vec<Folder> =
             listed.into_iter().map(|folder| (PathBuf::from(&folder), guest_of(&folder))).collect();
         folders.extend(DEFAULT.iter().map(|folder| (PathBuf::from(folder), (*folder).to_owned())));
@@ -39,7 +40,12 @@ impl Linker {
 
     /// These folders only, at the same paths in the guest.
     pub(crate) fn within(folders: &[PathBuf]) -> Self {
-        Self { folders: folders.iter().map(|folder| (folder.clone(), folder.to_string_lossy().into_owned())).collect() }
+        Self {
+            folders: folders
+                .iter()
+                .map(|folder| (folder.clone(), folder.to_string_lossy().into_owned()))
+                .collect(),
+        }
     }
 
     /// The file at `path`, to be at `inside` in the guest, and all that it needs.
@@ -73,7 +79,10 @@ impl Walk<'_> {
         let folder_of = |path: &Path| path.parent().unwrap_or(Path::new("/")).to_string_lossy().into_owned();
         let (here, there) = (folder_of(&real), folder_of(Path::new(inside)));
         let expand = |folders: &[String]| -> Vec<Folder> {
-            folders.iter().map(|one| (PathBuf::from(origin(one, &here)), normal(&origin(one, &there)))).collect()
+            folders
+                .iter()
+                .map(|one| (PathBuf::from(origin(one, &here)), normal(&origin(one, &there))))
+                .collect()
         };
         let mut rpath = expand(&object.rpath);
         rpath.extend_from_slice(inherited);
@@ -86,12 +95,17 @@ impl Walk<'_> {
             let candidates: Vec<Folder> = if name.contains('/') {
                 vec![(PathBuf::from(&name), normal(&name))]
             } else {
-                search.map(|(host, guest)| (host.join(&name), format!("{}/{name}", guest.trim_end_matches('/')))).collect()
+                search
+                    .map(|(host, guest)| {
+                        (host.join(&name), format!("{}/{name}", guest.trim_end_matches('/')))
+                    })
+                    .collect()
             };
             // A library for another machine is passed over, as the linker does.
-            let found = candidates.into_iter().filter(|(host, _)| host.is_file()).find_map(|(host, guest)| {
-                Object::read(&host).ok().map(|object| (host, guest, object))
-            });
+            let found = candidates
+                .into_iter()
+                .filter(|(host, _)| host.is_file())
+                .find_map(|(host, guest)| Object::read(&host).ok().map(|object| (host, guest, object)));
             let Some((host, guest, object)) = found else {
                 return Err(Error::NoLibrary { library: name, program: path.to_owned() });
             };
@@ -124,10 +138,14 @@ fn normal(path: &str) -> String {
 fn configured(path: &Path, depth: usize, folders: &mut Vec<String>) {
     let Ok(text) = fs::read_to_string(path) else { return };
     for line in text.lines().map(|line| line.split('#').next().unwrap_or_default().trim()) {
-        if let Some(pattern) = line.strip_prefix("include").filter(|rest| rest.starts_with(char::is_whitespace)) {
+        if let Some(pattern) =
+            line.strip_prefix("include").filter(|rest| rest.starts_with(char::is_whitespace))
+        {
             if depth > 0 {
                 let base = path.parent().unwrap_or(Path::new("/"));
-                included(&base.join(pattern.trim())).iter().for_each(|path| configured(path, depth - 1, folders));
+                included(&base.join(pattern.trim()))
+                    .iter()
+                    .for_each(|path| configured(path, depth - 1, folders));
             }
         } else if line.starts_with('/') {
             let folder = line.trim_end_matches('/');
@@ -140,12 +158,15 @@ fn configured(path: &Path, depth: usize, folders: &mut Vec<String>) {
 
 /// The files that `FOLDER/PREFIX*SUFFIX` stands for, in order.
 fn included(pattern: &Path) -> Vec<PathBuf> {
-    let (Some(folder), Some(name)) = (pattern.parent(), pattern.file_name().and_then(|name| name.to_str())) else {
+    let (Some(folder), Some(name)) = (pattern.parent(), pattern.file_name().and_then(|name| name.to_str()))
+    else {
         return Vec::new();
     };
     let Some((prefix, suffix)) = name.split_once('*') else { return vec![pattern.to_owned()] };
     let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
-    let fits = |name: &str| name.len() >= prefix.len() + suffix.len() && name.starts_with(prefix) && name.ends_with(suffix);
+    let fits = |name: &str| {
+        name.len() >= prefix.len() + suffix.len() && name.starts_with(prefix) && name.ends_with(suffix)
+    };
     let mut paths: Vec<_> = entries
         .flatten()
         .filter(|entry| entry.file_name().to_str().is_some_and(fits))

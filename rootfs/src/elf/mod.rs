@@ -44,7 +44,11 @@ mod tests {
         for library in needed {
             assert!(files.iter().any(|(_, guest)| guest.ends_with(&format!("/{library}"))), "{library}");
         }
-        assert!(files.iter().all(|(host, guest)| host.is_file() && guest.starts_with('/') && !guest.contains("..")));
+        assert!(
+            files
+                .iter()
+                .all(|(host, guest)| host.is_file() && guest.starts_with('/') && !guest.contains(".."))
+        );
     }
 
     #[test]

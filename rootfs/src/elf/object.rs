@@ -51,13 +51,16 @@ fn parse<'data, R: ReadRef<'data>>(data: R) -> Option<Object> {
         }
     }
     let entries = || dynamic.iter().take_while(|entry| entry.d_tag(endian) != elf::DT_NULL);
-    let Some(strings) = entries().find(|entry| entry.d_tag(endian) == elf::DT_STRTAB) else { return Some(object) };
+    let Some(strings) = entries().find(|entry| entry.d_tag(endian) == elf::DT_STRTAB) else {
+        return Some(object);
+    };
     // The table's place is an address; where in the file that is, the segments say.
     let strings = strings.d_val(endian);
-    let table = segments.iter().filter(|segment| segment.p_type(endian) == elf::PT_LOAD).find_map(|segment| {
-        let start = strings.checked_sub(segment.p_vaddr(endian))?;
-        (start < segment.p_filesz(endian)).then(|| segment.p_offset(endian).checked_add(start)).flatten()
-    })?;
+    let table =
+        segments.iter().filter(|segment| segment.p_type(endian) == elf::PT_LOAD).find_map(|segment| {
+            let start = strings.checked_sub(segment.p_vaddr(endian))?;
+            (start < segment.p_filesz(endian)).then(|| segment.p_offset(endian).checked_add(start)).flatten()
+        })?;
     let text = |offset: u64| {
         let start = table.checked_add(offset)?;
         let end = start.checked_add(LONGEST)?.min(data.len().ok()?);

@@ -29,10 +29,9 @@ const HOSTS: &str = "127.0.0.1 localhost\n::1 localhost\n";
 
 /// Made for a system whose `init` is busybox; with the agent as `init` they are there for whoever boots with
 /// `init=/bin/busybox`.
-const RC_S: &str = "#!/bin/sh\nmkdir -p /dev/pts /dev/shm\nmount -a\nhostname -F /etc/hostname\n";
+const RC_S: &str = "#!/bin/sh\nmount -t devtmpfs dev /dev\nmkdir -p /dev/pts /dev/shm\nmount -a\nhostname -F /etc/hostname\n";
 const FSTAB: &str = "proc /proc proc defaults 0 0\n\
     sysfs /sys sysfs defaults 0 0\n\
-    devtmpfs /dev devtmpfs defaults 0 0\n\
     devpts /dev/pts devpts gid=5,mode=620 0 0\n\
     tmpfs /dev/shm tmpfs mode=1777 0 0\n\
     tmpfs /tmp tmpfs mode=1777 0 0\n\
@@ -50,7 +49,10 @@ pub(super) fn folders(tree: &mut Tree) -> Result<(), Error> {
 
 /// The configuration.
 pub(super) fn configuration(tree: &mut Tree, hostname: &str) -> Result<(), Error> {
-    if hostname.is_empty() || hostname.len() > 64 || hostname.contains(|c: char| c.is_whitespace() || c.is_control()) {
+    if hostname.is_empty()
+        || hostname.len() > 64
+        || hostname.contains(|c: char| c.is_whitespace() || c.is_control())
+    {
         return Err(tree::wrong("/etc/hostname", "a host's name is one word of at most 64 bytes"));
     }
     tree.put_if_free("/etc/hostname", Node::text(format!("{hostname}\n")))?;

@@ -3,22 +3,21 @@
 
 mod base;
 mod contents;
-mod tree;
-mod writer;
 #[cfg(test)]
 mod tests;
+mod tree;
+mod writer;
 
 use std::io::{self, BufWriter, Write};
 use std::path::PathBuf;
 
+use kiln_protocol::wire::AGENT_PATH;
 use sha2::{Digest, Sha256};
 
 use crate::Error;
 use crate::cache::{Cache, Key, hex};
 use crate::modules::Module;
 
-/// Where the agent is in a guest.
-pub const AGENT_PATH: &str = "/sbin/kiln-agent";
 /// Where a guest's agent finds the paths of the modules to load, one a line, in order.
 pub const MODULES_LIST: &str = "/etc/kiln/modules";
 

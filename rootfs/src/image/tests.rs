@@ -31,7 +31,12 @@ fn entries(bytes: &[u8]) -> Vec<(String, Entry)> {
         if entry.is_trailer() {
             return entries;
         }
-        assert_eq!((entry.mtime(), entry.uid(), entry.gid(), entry.nlink()), (0, 0, 0, 1), "{}", entry.name());
+        assert_eq!(
+            (entry.mtime(), entry.uid(), entry.gid(), entry.nlink()),
+            (0, 0, 0, 1),
+            "{}",
+            entry.name()
+        );
         let mut content = Vec::new();
         reader.read_to_end(&mut content).unwrap();
         let device = (entry.rdev_major(), entry.rdev_minor());
@@ -75,7 +80,11 @@ fn the_same_content_makes_the_same_bytes_and_parents_come_first() {
             host_file(&tree, name, name, mode);
         }
         let one = host_file(dir.path(), "one", "1", mode);
-        image(&ImageSpec { dirs: vec![(tree, "/data".into())], files: vec![(one, "/x/y/one".into())], ..ImageSpec::default() })
+        image(&ImageSpec {
+            dirs: vec![(tree, "/data".into())],
+            files: vec![(one, "/x/y/one".into())],
+            ..ImageSpec::default()
+        })
     });
     assert_eq!(bytes[0], bytes[1]);
     let entries = entries(&bytes[0]);
@@ -93,7 +102,8 @@ fn what_makes_no_sense_is_refused_in_one_line() {
     let (one, two) = (host_file(dir.path(), "one", "1", 0o644), host_file(dir.path(), "two", "2", 0o644));
     let refused = |files: &[(&Path, &str)]| {
         let files = files.iter().map(|(host, inside)| ((*host).to_owned(), (*inside).to_owned())).collect();
-        let error = write(&ImageSpec { files, ..ImageSpec::default() }, &mut Vec::new()).unwrap_err().to_string();
+        let error =
+            write(&ImageSpec { files, ..ImageSpec::default() }, &mut Vec::new()).unwrap_err().to_string();
         assert!(!error.contains('\n'), "{error}");
         error
     };
@@ -106,7 +116,10 @@ fn what_makes_no_sense_is_refused_in_one_line() {
     assert!(refused(&[(&dir.path().join("none"), "/x")]).starts_with("failed to find /"));
     assert!(refused(&[(dir.path(), "/x")]).contains("a folder where a file is asked for"));
     assert!(refused(&[(Path::new("/dev/null"), "/x")]).contains("neither a file nor a folder"));
-    image(&ImageSpec { files: vec![(one.clone(), "/x".into()), (one, "//x".into())], ..ImageSpec::default() });
+    image(&ImageSpec {
+        files: vec![(one.clone(), "/x".into()), (one, "//x".into())],
+        ..ImageSpec::default()
+    });
 }
 
 #[test]
@@ -151,7 +164,10 @@ fn modules_are_listed_in_their_order() {
     let modules = vec![module("z"), module("a")];
     let spec = ImageSpec { modules, release: "6.1".into(), ..ImageSpec::default() };
     let map = map(&spec);
-    assert_eq!(map["etc/kiln/modules"].content, b"/lib/modules/6.1/kernel/z.ko\n/lib/modules/6.1/kernel/a.ko\n");
+    assert_eq!(
+        map["etc/kiln/modules"].content,
+        b"/lib/modules/6.1/kernel/z.ko\n/lib/modules/6.1/kernel/a.ko\n"
+    );
     assert_eq!(map["lib/modules/6.1/kernel/a.ko"].content, b"a");
     assert!(write(&ImageSpec { release: String::new(), ..spec }, &mut Vec::new()).is_err());
 }
@@ -176,6 +192,9 @@ fn an_image_is_made_once() {
     let first = build(&cache, &ImageSpec::default()).unwrap();
     assert_eq!(build(&cache, &ImageSpec::default()).unwrap(), first);
     assert_eq!(fs::read(&first).unwrap(), image(&ImageSpec::default()));
-    assert_ne!(build(&cache, &ImageSpec { hostname: Some("other".into()), ..ImageSpec::default() }).unwrap(), first);
+    assert_ne!(
+        build(&cache, &ImageSpec { hostname: Some("other".into()), ..ImageSpec::default() }).unwrap(),
+        first
+    );
     assert_eq!(fs::read_dir(dir.path().join("tmp")).unwrap().count(), 0);
 }

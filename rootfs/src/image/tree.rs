@@ -71,7 +71,10 @@ impl Tree {
             (Some(Node::Dir { .. }), Node::Dir { .. }) => return Ok(()),
             (Some(there), _) if *there == node => return Ok(()),
             (Some(there), _) => {
-                return Err(wrong(path, &format!("it would be both {} and {}", there.describe(), node.describe())));
+                return Err(wrong(
+                    path,
+                    &format!("it would be both {} and {}", there.describe(), node.describe()),
+                ));
             }
             (None, _) => {}
         }

@@ -37,7 +37,7 @@ pub(super) fn write(tree: &Tree, output: &mut impl Write) -> Result<(), Error> {
 }
 
 pub(super) fn failed(source: io::Error) -> Error {
-    Error::Io { what: "write the image", path: PathBuf::new(), source }
+    Error::Io { what: "write", path: PathBuf::from("the image"), source }
 }
 
 fn bytes(entry: Builder, path: &str, content: &[u8], output: &mut impl Write) -> Result<(), Error> {

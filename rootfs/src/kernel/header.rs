@@ -42,7 +42,9 @@ fn in_elf(file: &mut impl Read) -> io::Result<Option<String>> {
         for (at, _) in found {
             let text = &window[at + BANNER.len()..];
             // A format string has the words too.
-            if let Some(release) = word(text).filter(|release| release.starts_with(|c: char| c.is_ascii_digit())) {
+            if let Some(release) =
+                word(text).filter(|release| release.starts_with(|c: char| c.is_ascii_digit()))
+            {
                 return Ok(Some(release));
             }
         }

@@ -47,8 +47,13 @@ fn files_are_checked_before_a_guest_is_made_of_them() {
 #[test]
 fn a_release_is_chosen_by_as_much_as_is_said() {
     let names = [
-        "6.1.0-9-cloud-amd64", "6.1.0-48-cloud-amd64", "6.1.0-50-amd64", "6.1.0-50-rt-amd64", "6.12.3-cloud-amd64",
-        "6.1.0-48-cloud-amd64-unsigned", "6.5.0-amd64",
+        "6.1.0-9-cloud-amd64",
+        "6.1.0-48-cloud-amd64",
+        "6.1.0-50-amd64",
+        "6.1.0-50-rt-amd64",
+        "6.12.3-cloud-amd64",
+        "6.1.0-48-cloud-amd64-unsigned",
+        "6.5.0-amd64",
     ]
     .map(|release| format!("linux-image-{release}"));
     let choose = |wanted| choose(&names, wanted).map(|name| name["linux-image-".len()..].to_owned());

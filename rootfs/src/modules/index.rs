@@ -31,7 +31,10 @@ impl Index {
         for line in read_if_there(&dir.join("modules.dep"))?.lines() {
             let Some((file, dependencies)) = line.split_once(':') else { continue };
             let Some(name) = module_of(file).filter(|_| is_inside(file)) else { continue };
-            listed.insert(name, (file.to_owned(), dependencies.split_whitespace().filter_map(module_of).collect()));
+            listed.insert(
+                name,
+                (file.to_owned(), dependencies.split_whitespace().filter_map(module_of).collect()),
+            );
         }
         Ok(Self { dir: dir.to_owned(), builtin, listed, found: OnceCell::new() })
     }

@@ -80,7 +80,11 @@ impl Walk {
                 return Ok(());
             }
             let needed_by = needed_by.map(|by| format!(", needed by {by}")).unwrap_or_default();
-            return Err(Error::NoModule { name: name.to_owned(), dir: self.index.dir().to_owned(), needed_by });
+            return Err(Error::NoModule {
+                name: name.to_owned(),
+                dir: self.index.dir().to_owned(),
+                needed_by,
+            });
         };
         let source = self.index.dir().join(&file);
         for dependency in self.index.dependencies(name, &source)? {

@@ -77,8 +77,12 @@ fn an_index_is_believed_and_circles_end() {
         ("kernel/a.ko", b"a".to_vec()),
         ("kernel/b.ko", b"b".to_vec()),
         ("kernel/c.ko", b"c".to_vec()),
-        ("modules.dep", b"kernel/a.ko: kernel/b.ko kernel/c.ko\nkernel/b.ko: kernel/c.ko\nkernel/c.ko: kernel/a.ko\n\
-            ../../etc/passwd.ko:\n".to_vec()),
+        (
+            "modules.dep",
+            b"kernel/a.ko: kernel/b.ko kernel/c.ko\nkernel/b.ko: kernel/c.ko\nkernel/c.ko: kernel/a.ko\n\
+            ../../etc/passwd.ko:\n"
+                .to_vec(),
+        ),
     ]);
     assert_eq!(names(&closure(dir.path(), &["a"]).unwrap()), ["c", "b", "a"]);
     assert!(closure(dir.path(), &["passwd"]).is_err());

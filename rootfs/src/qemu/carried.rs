@@ -50,7 +50,8 @@ impl Qemu {
             beside.into_iter().find(|path| path.is_dir())
         });
         for name in MODULES {
-            if let Some(path) = folder.as_ref().map(|folder| folder.join(name)).filter(|path| path.is_file()) {
+            if let Some(path) = folder.as_ref().map(|folder| folder.join(name)).filter(|path| path.is_file())
+            {
                 files.extend(linker.closure(&path, &path.to_string_lossy())?);
             }
         }

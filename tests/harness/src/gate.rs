@@ -8,6 +8,7 @@ use std::str::FromStr;
 use std::sync::OnceLock;
 
 use kiln_vmm::level::{self, Level};
+use serde::{Deserialize, Serialize};
 
 /// The environment variable that chooses a [`Mode`].
 pub const MODE_VARIABLE: &str = "KILN_KVM";
@@ -58,7 +59,8 @@ impl Mode {
 }
 
 /// The level of KVM that a case needs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Needs {
     /// No KVM at all.
     Nothing,

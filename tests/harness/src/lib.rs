@@ -4,14 +4,17 @@
 //! machine itself is `kiln-vmm`'s, images and kernels are `kiln-rootfs`'.
 
 pub mod agent;
+pub mod cases;
 pub mod console;
 pub mod evidence;
 pub mod gate;
+pub mod guest;
 pub mod lab;
 pub mod run;
 pub mod verdict;
 
 pub use kiln_fixtures as fixtures;
+pub use kiln_macros::{guest_test, vm_test};
 pub use kiln_protocol as protocol;
 pub use kiln_rootfs as rootfs;
 pub use kiln_vmm as vmm;

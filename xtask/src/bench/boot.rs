@@ -8,7 +8,7 @@ use kiln::agent::{Command, ProcessEvent, Status};
 use kiln::lab::{Lab, LabSpec};
 use kiln::rootfs::cache::Cache;
 use kiln::rootfs::progress::Progress;
-use kiln::rootfs::{elf, qemu};
+use kiln::rootfs::qemu;
 use kiln::run::{Recipe, cmdline};
 use kiln::run::vmlinux_of;
 
@@ -112,7 +112,7 @@ fn measure(cache: &Cache, spec: LabSpec, progress: &dyn Progress) -> Result<Vec<
     };
     let mut out = Vec::new();
     let mut said = Vec::new();
-    let mut follow = || {
+    let follow = || {
         let mut process = lab.client().exec(command)?;
         loop {
             match process.next_event()? {

@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail};
 use super::spec::{Contender, Measured, Sample, Spec};
 
 /// The word that makes this program measure what it finds in the lab.
-pub const INNER_BENCH: &str = "inner-bench";
+pub(crate) const INNER_BENCH: &str = "inner-bench";
 
 /// No boot takes longer; a contender that does is reported as failed.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -21,7 +21,7 @@ const TRACING: &str = "/sys/kernel/tracing";
 const EXITS: &str = "/sys/kernel/debug/kvm/exits";
 
 /// Measures what the file at `spec` says, and prints what it found as JSON.
-pub fn run(spec: &Path) -> Result<()> {
+pub(crate) fn run(spec: &Path) -> Result<()> {
     let spec: Spec = serde_json::from_slice(&fs::read(spec)?)?;
     for (kind, at) in [("debugfs", "/sys/kernel/debug"), ("tracefs", TRACING)] {
         mount(kind, at);

@@ -4,72 +4,72 @@ use serde::{Deserialize, Serialize};
 
 /// One thing to start and watch: a VMM with a guest.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Contender {
+pub(crate) struct Contender {
     /// The VMM, as the table names it.
-    pub vmm: String,
+    pub(crate) vmm: String,
     /// The guest, as the table names it: `null`, `elf` or `bzImage`.
-    pub guest: String,
+    pub(crate) guest: String,
     /// The program and its arguments. `{agent}` stands for a fresh socket path where the agent's port is offered.
-    pub argv: Vec<String>,
+    pub(crate) argv: Vec<String>,
     /// What the program needs in its environment.
-    pub env: Vec<(String, String)>,
+    pub(crate) env: Vec<(String, String)>,
     /// What the guest prints on its UART when it is there.
-    pub marker: String,
+    pub(crate) marker: String,
     /// Whether the agent's hello is waited for on `{agent}` after the marker.
-    pub hello: bool,
+    pub(crate) hello: bool,
     /// Guest RAM in bytes: a mapping of this size is the guest's, not the VMM's.
-    pub guest_memory: u64,
+    pub(crate) guest_memory: u64,
     /// A file that the first run leaves behind, to be removed before it, so that a cold start can be told.
-    pub kept: Option<String>,
+    pub(crate) kept: Option<String>,
 }
 
 /// What the lab is asked to measure.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Spec {
+pub(crate) struct Spec {
     /// In the order of the table; runs are interleaved.
-    pub contenders: Vec<Contender>,
+    pub(crate) contenders: Vec<Contender>,
     /// How often each is run; the median counts. The first round warms up and is reported apart as cold.
-    pub rounds: usize,
+    pub(crate) rounds: usize,
 }
 
 /// One run of one contender. Times are in milliseconds of the lab's clock since the program was started.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Sample {
+pub(crate) struct Sample {
     /// KVM first entered the guest.
-    pub first_instruction_ms: Option<f64>,
+    pub(crate) first_instruction_ms: Option<f64>,
     /// The guest's marker appeared on the UART: for a Linux guest, its init runs.
-    pub marker_ms: f64,
+    pub(crate) marker_ms: f64,
     /// The agent's hello arrived on its own port.
-    pub hello_ms: Option<f64>,
+    pub(crate) hello_ms: Option<f64>,
     /// KVM exits until the marker.
-    pub exits: Option<u64>,
+    pub(crate) exits: Option<u64>,
     /// Resident memory of the VMM beside guest RAM, at the marker, in bytes.
-    pub memory: u64,
+    pub(crate) memory: u64,
 }
 
 /// All runs of one contender.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Measured {
+pub(crate) struct Measured {
     /// The VMM.
-    pub vmm: String,
+    pub(crate) vmm: String,
     /// The guest.
-    pub guest: String,
+    pub(crate) guest: String,
     /// Every run, the cold one first.
-    pub samples: Vec<Sample>,
+    pub(crate) samples: Vec<Sample>,
     /// Why there is none.
-    pub error: Option<String>,
+    pub(crate) error: Option<String>,
 }
 
 impl Measured {
     /// The median of `of` over the warm runs.
-    pub fn median(&self, of: impl Fn(&Sample) -> Option<f64>) -> Option<f64> {
+    pub(crate) fn median(&self, of: impl Fn(&Sample) -> Option<f64>) -> Option<f64> {
         let mut values: Vec<f64> = self.samples.iter().skip(1).filter_map(of).collect();
         values.sort_by(f64::total_cmp);
         values.get(values.len() / 2).copied()
     }
 
     /// `of` in the first, cold run.
-    pub fn cold(&self, of: impl Fn(&Sample) -> Option<f64>) -> Option<f64> {
+    pub(crate) fn cold(&self, of: impl Fn(&Sample) -> Option<f64>) -> Option<f64> {
         self.samples.first().and_then(of)
     }
 }

@@ -29,7 +29,8 @@ pub(crate) struct Ran {
     pub(crate) ok: bool,
     /// The cases that its test runners told of.
     pub(crate) counts: Counts,
-    counted: bool,
+    /// Whether they count in the sum.
+    pub(crate) counted: bool,
 }
 
 impl Ran {

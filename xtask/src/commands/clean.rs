@@ -7,11 +7,12 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
+use kiln::rootfs::cache::Cache;
 
 use crate::exit::Exit;
 use crate::options;
 use crate::report::JsonTo;
-use crate::{seam, ui};
+use crate::ui;
 
 /// Options of `clean`.
 #[derive(clap::Args, Debug)]
@@ -38,7 +39,7 @@ struct Entry {
 
 /// Empties the cache, or takes from it what is old.
 pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
-    let root = seam::cache_root();
+    let root = Cache::look().root().to_owned();
     let stream = ui::stream(&JsonTo::Nowhere);
     if !exists(&root)? {
         ui::line(stream, &format!("{} is not there: nothing to clean", root.display()))?;
@@ -73,7 +74,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
 /// Refuses a folder that does not look like our cache: `KILN_CACHE` may name anything, a home folder too.
 fn check_ours(root: &Path) -> anyhow::Result<()> {
     let known =
-        ["CACHEDIR.TAG", "agent", "busybox", "images", "kernels", "lab", "panics", "qemu", "runs", "tmp"];
+        ["CACHEDIR.TAG", "agent", "busybox", "ignored.jsonl", "images", "kernels", "panics", "qemu", "runs", "tmp", "vmlinux"];
     let by_default = root.ends_with("target/kiln");
     let marked = root.join("CACHEDIR.TAG").is_file();
     let only_ours = || -> io::Result<bool> {

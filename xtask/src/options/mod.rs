@@ -9,6 +9,6 @@ mod output;
 mod parse;
 
 pub(crate) use image::ImageOptions;
-pub(crate) use machine::{Accel, AccelOption, KernelOptions, MachineOptions, TimeoutOption};
+pub(crate) use machine::{Accel, AccelOption, MachineOptions};
 pub(crate) use output::JsonOption;
-pub(crate) use parse::age;
+pub(crate) use parse::{Copied, age};

@@ -1,126 +1,27 @@
 //! Serves the host: one thread, which waits for whatever comes first.
 
 mod connection;
+mod error;
+mod job;
 mod outbox;
 mod process;
 mod transfer;
 
 use std::collections::BTreeMap;
-use std::io;
 use std::os::fd::OwnedFd;
 
-use kiln_protocol::wire::{self, Decoder, Envelope, Hello, ToAgent, ToHost, WINDOW, WireError, encode};
+use kiln_protocol::wire::{self, Decoder, Envelope, Hello, ToAgent, ToHost, WINDOW, encode};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::process::{WaitOptions, wait};
 
 use self::connection::Connection;
+pub(crate) use self::error::{Ending, Refusal, ServeError};
+use self::job::Job;
 use self::outbox::Outbox;
 pub(crate) use self::process::ENVIRONMENT;
 use self::process::Process;
 use self::transfer::{Get, Put};
-
-/// Why the agent serves no more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Ending {
-    /// The host asked for the guest's end.
-    Asked,
-    /// The host closed the port.
-    HostGone,
-}
-
-/// Why the agent can't serve.
-#[derive(Debug)]
-pub(crate) enum ServeError {
-    /// The kernel refused something.
-    Io(io::Error),
-    /// The host sent what is no frame.
-    Wire(WireError),
-    /// The host sent a frame that does not fit what was before.
-    Order(&'static str),
-}
-
-impl std::fmt::Display for ServeError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Io(error) => error.fmt(f),
-            Self::Wire(error) => write!(f, "the host sent {error}"),
-            Self::Order(what) => write!(f, "the host sent {what}"),
-        }
-    }
-}
-
-impl From<Errno> for ServeError {
-    fn from(error: Errno) -> Self {
-        Self::Io(error.into())
-    }
-}
-
-/// A request that failed: its errno, and one line.
-pub(crate) struct Refusal {
-    pub(crate) errno: i32,
-    pub(crate) message: String,
-}
-
-impl From<io::Error> for Refusal {
-    fn from(error: io::Error) -> Self {
-        Self { errno: error.raw_os_error().unwrap_or(libc::EIO), message: error.to_string() }
-    }
-}
-
-impl From<Errno> for Refusal {
-    fn from(error: Errno) -> Self {
-        Self::from(io::Error::from(error))
-    }
-}
-
-impl From<Refusal> for ToHost {
-    fn from(refusal: Refusal) -> Self {
-        let mut message = refusal.message;
-        crate::text::cut(&mut message, 1024);
-        Self::Refused { errno: refusal.errno, message }
-    }
-}
-
-/// A request under way.
-enum Job {
-    Process(Process),
-    Put(Put),
-    Get(Get),
-    Connection(Connection),
-}
-
-impl Job {
-    /// What it waits for.
-    fn interest<'a>(&'a self, room: bool, fds: &mut Vec<PollFd<'a>>) {
-        match self {
-            Self::Process(process) => process.interest(room, fds),
-            Self::Put(_) => {}
-            Self::Get(get) => get.interest(room, fds),
-            Self::Connection(connection) => connection.interest(room, fds),
-        }
-    }
-
-    /// Does what can be done at once; true when the job is over.
-    fn step(&mut self, id: u32, out: &mut Outbox) -> bool {
-        match self {
-            Self::Process(process) => process.step(id, out),
-            Self::Put(_) => false,
-            Self::Get(get) => get.step(id, out),
-            Self::Connection(connection) => connection.step(id, out),
-        }
-    }
-
-    /// How many more bytes may be sent to the host.
-    fn credit(&mut self) -> Option<&mut usize> {
-        match self {
-            Self::Process(process) => Some(&mut process.credit),
-            Self::Get(get) => Some(&mut get.credit),
-            Self::Connection(connection) => Some(&mut connection.credit),
-            Self::Put(_) => None,
-        }
-    }
-}
 
 /// Serves until the end.
 pub(crate) fn serve(port: OwnedFd, warnings: Vec<String>) -> Result<Ending, ServeError> {
@@ -160,14 +61,17 @@ impl Server {
     fn run(mut self) -> Result<Ending, ServeError> {
         let mut buffer = vec![0; wire::DATA_MAX];
         loop {
-            self.await_anything()?;
+            let host_gone = self.await_anything()?;
             let mut signal = [0_u8; 1024];
             while rustix::io::read(&self.signals, &mut signal).is_ok_and(|n| n > 0) {}
             self.reap();
-            if self.out.has_room()
-                && let Some(ending) = self.receive(&mut buffer)?
-            {
-                return Ok(ending);
+            if self.out.has_room() {
+                if let Some(ending) = self.receive(&mut buffer)? {
+                    return Ok(ending);
+                }
+            } else if host_gone {
+                // Nobody will ever take what waits to be sent.
+                return Ok(Ending::HostGone);
             }
             let out = &mut self.out;
             self.jobs.retain(|&id, job| !job.step(id, out));
@@ -179,7 +83,8 @@ impl Server {
         }
     }
 
-    fn await_anything(&self) -> Result<(), ServeError> {
+    /// Waits; true when the host closed the port, which may still hold what it said before.
+    fn await_anything(&self) -> Result<bool, ServeError> {
         let room = self.out.has_room();
         let mut wanted = PollFlags::empty();
         wanted.set(PollFlags::IN, room);
@@ -189,7 +94,8 @@ impl Server {
             job.interest(room, &mut fds);
         }
         match poll(&mut fds, None) {
-            Ok(_) | Err(Errno::INTR) => Ok(()),
+            Ok(_) => Ok(fds[1].revents().intersects(PollFlags::HUP | PollFlags::ERR)),
+            Err(Errno::INTR) => Ok(false),
             Err(error) => Err(error.into()),
         }
     }

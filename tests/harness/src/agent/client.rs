@@ -12,6 +12,7 @@ use kiln_protocol::wire::{
 
 use super::channel::{Channel, End};
 use super::process::Process;
+use super::request::Request;
 use super::{AgentError, relay, transfer};
 
 /// A connection to the agent in a guest; clones share it. It is closed with the last clone and the last thing
@@ -188,13 +189,18 @@ impl Client {
             requests.channels.insert(id, channel.clone());
             id
         };
-        let request = Request { client: self.clone(), id, channel };
+        let request = Request::new(self.clone(), id, channel);
         // A request that could not be sent is none: dropped here, it takes its channel along.
         request.send(message)?;
         Ok(request)
     }
 
-    fn send(&self, id: u32, message: ToAgent) -> Result<(), AgentError> {
+    /// Nothing that bears this id is wanted any more.
+    pub(super) fn forget(&self, id: u32) {
+        self.inner.shared.requests().channels.remove(&id);
+    }
+
+    pub(super) fn send(&self, id: u32, message: ToAgent) -> Result<(), AgentError> {
         let frame = encode(id, message).map_err(|error| match error {
             WireError::Length(_) => AgentError::Refused { errno: libc::E2BIG, message: error.to_string() },
             WireError::Undecodable => AgentError::Protocol(error.to_string()),
@@ -235,71 +241,4 @@ fn greet(mut port: &UnixStream, decoder: &mut Decoder) -> Result<Hello, AgentErr
             Some(_) => return Err(AgentError::Protocol("it did not begin with a hello".to_owned())),
         }
     }
-}
-
-/// A request under way; when dropped, the agent is told to forget it, unless it is finished.
-#[derive(Debug)]
-pub(super) struct Request {
-    client: Client,
-    id: u32,
-    channel: Arc<Channel>,
-}
-
-impl Request {
-    pub(super) fn send(&self, message: ToAgent) -> Result<(), AgentError> {
-        self.client.send(self.id, message)
-    }
-
-    /// Waits for the agent's next message on this.
-    pub(super) fn receive(&self) -> Result<ToHost, AgentError> {
-        let (message, credit) = self.channel.receive()?;
-        if credit > 0 {
-            // The message came, whatever becomes of the connection: that shows with the next one.
-            let _ = self.send(ToAgent::Credit(u32::try_from(credit).unwrap_or(u32::MAX)));
-        }
-        match message {
-            ToHost::Refused { errno, message } => Err(AgentError::Refused { errno, message }),
-            message => Ok(message),
-        }
-    }
-
-    pub(super) fn await_ok(&self) -> Result<(), AgentError> {
-        match self.receive()? {
-            ToHost::Ok => Ok(()),
-            other => Err(unexpected(&other)),
-        }
-    }
-
-    /// Sends some of `bytes`, as much as the agent has room for, and says how much; none when the agent wants
-    /// no more.
-    pub(super) fn send_some(
-        &self,
-        bytes: &[u8],
-        wrap: fn(Vec<u8>) -> ToAgent,
-    ) -> Result<Option<usize>, AgentError> {
-        let Some(length) = self.channel.take_credit(bytes.len().min(DATA_MAX))? else { return Ok(None) };
-        self.send(wrap(bytes[..length].to_vec()))?;
-        Ok(Some(length))
-    }
-
-    /// Nothing more is wanted of this.
-    pub(super) fn finish(&self) {
-        self.channel.finish();
-    }
-}
-
-impl Drop for Request {
-    fn drop(&mut self) {
-        self.client.inner.shared.requests().channels.remove(&self.id);
-        if !self.channel.is_finished() {
-            self.channel.finish();
-            let _ = self.send(ToAgent::Abort);
-        }
-    }
-}
-
-/// A message that does not belong where it came; the guest may have sent it on purpose.
-pub(super) fn unexpected(message: &ToHost) -> AgentError {
-    let text = format!("{message:?}");
-    AgentError::Protocol(format!("it sent an answer to another question ({:.40}…)", text))
 }

@@ -5,6 +5,7 @@ mod client;
 mod error;
 mod process;
 mod relay;
+mod request;
 mod transfer;
 
 #[cfg(test)]

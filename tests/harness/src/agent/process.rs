@@ -6,7 +6,7 @@ use std::sync::Arc;
 use kiln_protocol::wire::{Status, ToAgent, ToHost};
 
 use super::AgentError;
-use super::client::{Request, unexpected};
+use super::request::{Request, unexpected};
 
 /// What a program did.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use kiln_protocol::wire::{DATA_MAX, ToAgent, ToHost};
 
 use super::AgentError;
-use super::client::{Request, unexpected};
+use super::request::{Request, unexpected};
 
 /// Waits for the connection, and gives the socket whose bytes go there and come from there.
 pub(super) fn start(request: Request) -> Result<UnixStream, AgentError> {

@@ -5,7 +5,7 @@ use std::io::{self, Read, Write};
 use kiln_protocol::wire::{DATA_MAX, ToAgent, ToHost};
 
 use super::AgentError;
-use super::client::{Request, unexpected};
+use super::request::{Request, unexpected};
 
 pub(super) fn put(request: &Request, from: &mut dyn Read) -> Result<(), AgentError> {
     let mut buffer = vec![0; DATA_MAX];

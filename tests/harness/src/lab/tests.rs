@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use kiln_rootfs::cache::Cache;
 use kiln_rootfs::progress::Progress;
-use kiln_rootfs::{agent, kernel, modules};
+use kiln_rootfs::{agent, modules};
 
 use super::{Lab, LabError, LabSpec};
 use crate::agent::{AgentError, Command, ProcessEvent, Status};

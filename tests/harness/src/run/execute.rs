@@ -12,7 +12,8 @@ use kiln_vmm::outcome::Outcome;
 use super::judge::{Facts, TaskState, judge};
 use super::plan::{Plan, Task};
 use super::report::Report;
-use super::task::{Progress, TaskIo, perform};
+use super::task::{Body, Progress, TaskIo, perform};
+use crate::agent::Client;
 use crate::console::Console;
 use crate::evidence::RunDirectory;
 use crate::verdict::Verdict;
@@ -25,7 +26,23 @@ const GRACE: Duration = Duration::from_secs(5);
 /// This never fails: what goes wrong is in the report.
 #[must_use]
 pub fn execute(plan: &Plan, directory: &Arc<RunDirectory>, io: TaskIo<'_>) -> Report {
-    let report = match run(plan, directory, io) {
+    carry_out(plan, directory, io, None)
+}
+
+/// As [`execute`], with `body` in the place of the plan's task: what it returns is the one assertion.
+#[must_use]
+pub fn execute_with(
+    plan: &Plan,
+    directory: &Arc<RunDirectory>,
+    body: impl FnOnce(Client) -> Result<(), String> + Send,
+) -> Report {
+    let (mut out, mut err) = (io::sink(), io::sink());
+    let io = TaskIo { stdin: None, stdout: &mut out, stderr: &mut err, console: None };
+    carry_out(plan, directory, io, Some(Box::new(body)))
+}
+
+fn carry_out(plan: &Plan, directory: &Arc<RunDirectory>, io: TaskIo<'_>, body: Option<Body<'_>>) -> Report {
+    let report = match run(plan, directory, io, body) {
         Ok(report) => report,
         Err(error) => Report::without_machine(
             if error.is_environment() { Verdict::Untestable } else { Verdict::Vmm },
@@ -43,7 +60,7 @@ pub fn execute(plan: &Plan, directory: &Arc<RunDirectory>, io: TaskIo<'_>) -> Re
 }
 
 /// An error and all that caused it, in one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
@@ -61,7 +78,12 @@ struct Shared {
     stopped_early: AtomicBool,
 }
 
-fn run(plan: &Plan, directory: &Arc<RunDirectory>, mut io: TaskIo<'_>) -> Result<Report, MachineError> {
+fn run(
+    plan: &Plan,
+    directory: &Arc<RunDirectory>,
+    mut io: TaskIo<'_>,
+    body: Option<Body<'_>>,
+) -> Result<Report, MachineError> {
     let _ = directory.json("machine.json", &plan.machine);
     let shared = Arc::new(Shared { console: Mutex::default(), stopped_early: AtomicBool::new(false) });
     let echo = if plan.show_console { io.console.take() } else { None };
@@ -86,7 +108,7 @@ fn run(plan: &Plan, directory: &Arc<RunDirectory>, mut io: TaskIo<'_>) -> Result
         let (machine_ended, watch_end) = mpsc::channel::<()>();
         let (task, progress, io, shared) = (&plan.task, &mut progress, &mut io, &shared);
         if let Some(port) = agent_port {
-            scope.spawn(move || attend(task, port, directory, io, progress, shared, &stopper, &watch_end));
+            scope.spawn(move || attend(task, body, port, directory, io, progress, shared, &stopper, &watch_end));
         }
         let ended = running.wait(Some(deadline));
         drop(machine_ended);
@@ -101,6 +123,7 @@ fn run(plan: &Plan, directory: &Arc<RunDirectory>, mut io: TaskIo<'_>) -> Result
 #[allow(clippy::too_many_arguments)]
 fn attend(
     task: &Task,
+    body: Option<Body<'_>>,
     port: UnixStream,
     directory: &RunDirectory,
     io: &mut TaskIo<'_>,
@@ -112,7 +135,7 @@ fn attend(
     if *task == Task::Watch {
         return;
     }
-    match perform(task, port, directory, io, progress) {
+    match perform(task, body, port, directory, io, progress) {
         Ok(Some(client)) => drop(client.power_off()),
         Ok(None) => {}
         Err(error) => drop(directory.event("agent", "error", &chain(&error))),

@@ -12,7 +12,8 @@ mod report;
 mod task;
 
 pub use dispatch::{Accel, AccelChoice, Done, choose, dispatch, vmlinux_of};
-pub use execute::execute;
+pub(crate) use execute::chain;
+pub use execute::{execute, execute_with};
 pub use plan::{CommandPlan, Plan, Task, cmdline};
 pub use recipe::Recipe;
 pub use report::{Assertion, Report};

@@ -12,9 +12,7 @@ use kiln_rootfs::{agent, busybox, modules};
 use kiln_vmm::config::{Boot, DiskConfig, MachineConfig};
 
 use super::plan::{Plan, Task, cmdline};
-
-
-
+use crate::lab::{GUEST_KERNEL, GUEST_MODULES};
 
 /// What a user asked for; the defaults are what they get who ask for nothing.
 #[derive(Clone, Debug)]
@@ -64,6 +62,13 @@ impl Default for Recipe {
 impl Recipe {
     /// The modules that a guest needs for its agent's port and its disks.
     pub const MODULES: &[&str] = &["virtio_mmio", "virtio_console", "virtio_blk"];
+
+    /// The default recipe, with the kernel that whoever started this process brought for guests, if they did.
+    #[must_use]
+    pub fn of_environment() -> Self {
+        let path = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        Self { kernel: path(GUEST_KERNEL), modules_dir: path(GUEST_MODULES), ..Self::default() }
+    }
 
     /// The kernel that was asked for, or the distribution's.
     ///

@@ -23,6 +23,9 @@ pub struct TaskIo<'a> {
     pub console: Option<Box<dyn Write + Send>>,
 }
 
+/// What a case on the host does with a booted guest.
+pub(super) type Body<'a> = Box<dyn FnOnce(Client) -> Result<(), String> + Send + 'a>;
+
 /// How far a task came.
 #[derive(Debug, Default)]
 pub(super) struct Progress {
@@ -40,6 +43,7 @@ pub(super) struct Progress {
 /// the agent is lost.
 pub(super) fn perform(
     task: &Task,
+    body: Option<Body<'_>>,
     port: UnixStream,
     directory: &RunDirectory,
     io: &mut TaskIo<'_>,
@@ -56,6 +60,17 @@ pub(super) fn perform(
     for warning in &hello.warnings {
         note(directory, "warning", warning);
     }
+    if let Some(body) = body {
+        let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| body(client.clone())));
+        let message = match ended {
+            Ok(Ok(())) => String::new(),
+            Ok(Err(message)) => message,
+            Err(panic) => panic_message(&*panic),
+        };
+        progress.assertions.push(Assertion { name: "body".to_owned(), ok: message.is_empty(), message });
+        progress.done = true;
+        return Ok(Some(client));
+    }
     match task {
         Task::Watch => {}
         Task::Boot => progress.assertions.push(Assertion {
@@ -68,6 +83,12 @@ pub(super) fn perform(
     }
     progress.done = true;
     Ok(Some(client))
+}
+
+/// What a panic said; where it was is on standard error already.
+fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+    text.filter(|text| !text.is_empty()).unwrap_or("it panicked").to_owned()
 }
 
 fn run_command(

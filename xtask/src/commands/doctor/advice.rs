@@ -4,7 +4,8 @@ use serde::Serialize;
 
 use super::facts::{Facts, Tool};
 use crate::report::RanOn;
-use crate::seam::{KVM_NODE, Level};
+use kiln::gate::KVM_NODE;
+use kiln::vmm::level::Level;
 
 /// What is left when there is neither KVM nor lab.
 pub(super) const NOTHING_BOOTS: &str =

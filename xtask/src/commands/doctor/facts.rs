@@ -7,7 +7,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::seam::{self, KVM_NODE};
+use kiln::gate::KVM_NODE;
+use kiln::rootfs::cache::Cache;
+use kiln::rootfs::kernel;
 use crate::ui;
 
 /// What is on this host.
@@ -44,7 +46,9 @@ pub(super) struct Tool {
 
 impl Facts {
     /// Looks at this host; changes nothing on it.
-    pub(super) fn gather(cache: &Path) -> Self {
+    pub(super) fn gather(cache: &Cache) -> Self {
+        let kernels = kernel::list(cache).unwrap_or_default();
+        let cache = cache.root();
         let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let flags = cpu.lines().find(|line| line.starts_with("flags")).unwrap_or_default();
         Self {
@@ -58,7 +62,7 @@ impl Facts {
             cargo: tool("cargo", &["--version"]),
             rustc: tool("rustc", &["--version"]),
             linker: tool("cc", &["--version"]),
-            kernels: seam::cached_kernels(cache),
+            kernels: kernels.into_iter().map(|kernel| kernel.release).collect(),
             cache: cache.to_owned(),
             cache_error: refusal(cache),
         }

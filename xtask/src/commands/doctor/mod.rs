@@ -8,7 +8,10 @@ use serde::Serialize;
 use crate::exit::Exit;
 use crate::options::JsonOption;
 use crate::report::{JsonTo, RanOn, Report};
-use crate::seam::{self, Level, Verdict};
+use kiln::gate;
+use kiln::rootfs::cache::Cache;
+use kiln::verdict::Verdict;
+use kiln::vmm::level::Level;
 use crate::ui::{self, Align, Stream, Style, Table, paint};
 
 use advice::{Check, State};
@@ -40,8 +43,8 @@ struct Kvm {
 /// Looks at the host, and says what it found. A host on which no Linux guest can run at all ends it with
 /// [`Exit::UNTESTABLE`].
 pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
-    let level = seam::host_level();
-    let facts = Facts::gather(&seam::cache_root());
+    let level = gate::host_level();
+    let facts = Facts::gather(&Cache::look());
     let checks = advice::checks(level, &facts);
     let skipped = advice::skipped(level, &facts);
     let accel = advice::accel(level, &facts);

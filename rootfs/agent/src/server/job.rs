@@ -1,0 +1,48 @@
+//! A request that takes its time.
+
+use rustix::event::PollFd;
+
+use super::connection::Connection;
+use super::outbox::Outbox;
+use super::process::Process;
+use super::transfer::{Get, Put};
+
+/// A request under way.
+pub(super) enum Job {
+    Process(Process),
+    Put(Put),
+    Get(Get),
+    Connection(Connection),
+}
+
+impl Job {
+    /// What it waits for.
+    pub(super) fn interest<'a>(&'a self, room: bool, fds: &mut Vec<PollFd<'a>>) {
+        match self {
+            Self::Process(process) => process.interest(room, fds),
+            Self::Put(_) => {}
+            Self::Get(get) => get.interest(room, fds),
+            Self::Connection(connection) => connection.interest(room, fds),
+        }
+    }
+
+    /// Does what can be done at once; true when the job is over.
+    pub(super) fn step(&mut self, id: u32, out: &mut Outbox) -> bool {
+        match self {
+            Self::Process(process) => process.step(id, out),
+            Self::Put(_) => false,
+            Self::Get(get) => get.step(id, out),
+            Self::Connection(connection) => connection.step(id, out),
+        }
+    }
+
+    /// How many more bytes may be sent to the host.
+    pub(super) fn credit(&mut self) -> Option<&mut usize> {
+        match self {
+            Self::Process(process) => Some(&mut process.credit),
+            Self::Get(get) => Some(&mut get.credit),
+            Self::Connection(connection) => Some(&mut connection.credit),
+            Self::Put(_) => None,
+        }
+    }
+}

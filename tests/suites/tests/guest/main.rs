@@ -1,0 +1,8 @@
+//! Assertions from inside a Linux guest, and from the host on one.
+
+mod disk;
+mod machine;
+mod port;
+mod registers;
+
+kiln::main!();
