@@ -16,9 +16,12 @@ use kiln_vmm::outcome::Outcome;
 ///
 /// Images, assertions and verdicts are `kiln`'s; this is the machine alone.
 #[derive(Debug, Parser)]
-#[command(version, after_help = "\
+#[command(
+    version,
+    after_help = "\
 Exit status: 0 for a guest that powered off, 2v+1 for one that wrote v to the debug-exit port (0 for v = 0), 1 for one \
-that reset, halted or triple-faulted, 124 for one ended by --timeout, 125 for a machine that could not run.")]
+that reset, halted or triple-faulted, 124 for one ended by --timeout, 125 for a machine that could not run."
+)]
 struct Args {
     /// The kernel: a bzImage or an ELF vmlinux.
     kernel: PathBuf,
@@ -98,7 +101,10 @@ fn run(args: &Args) -> Result<u8> {
         return Ok(0);
     }
     let deadline = args.timeout.map(|seconds| Instant::now() + Duration::from_secs(seconds));
-    let machine = Machine::new(&config, MachineIo { serial: Box::new(io::stdout()), console: None, ports: Vec::new() })?;
+    let machine = Machine::new(
+        &config,
+        MachineIo { serial: Box::new(io::stdout()), console: None, ports: Vec::new() },
+    )?;
     let running = machine.start()?;
     stop_on_signals(running.stopper())?;
     let ended = running.wait(deadline);

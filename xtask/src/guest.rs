@@ -204,7 +204,9 @@ pub(crate) fn summary(done: &Done, stream: Stream) -> String {
         line.push_str(&format!(", {} failed", ran.failed()));
     }
     match ran.hello_ms {
-        Some(ms) => line.push_str(&format!(" · hello after {}", ui::duration(Duration::from_secs_f64(ms / 1e3)))),
+        Some(ms) => {
+            line.push_str(&format!(" · hello after {}", ui::duration(Duration::from_secs_f64(ms / 1e3))))
+        }
         None => line.push_str(" · no hello"),
     }
     if let Some(kernel) = &ran.kernel {
@@ -222,7 +224,8 @@ pub(crate) fn show_trace(directory: &Path) -> io::Result<()> {
     const LAST: usize = 16;
     let path = directory.join("trace.json");
     let say = |text: &str| ui::line(Stream::Stderr, text);
-    let Some(trace) = fs::read(&path).ok().and_then(|text| serde_json::from_slice::<Trace>(&text).ok()) else {
+    let Some(trace) = fs::read(&path).ok().and_then(|text| serde_json::from_slice::<Trace>(&text).ok())
+    else {
         return say("no trace: the machine did not come to run");
     };
     for vcpu in &trace.vcpus {

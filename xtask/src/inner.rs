@@ -17,7 +17,8 @@ use crate::ui;
 
 /// Does what the words say, if they are such.
 pub(crate) fn run(words: impl IntoIterator<Item = OsString>) -> Option<Exit> {
-    let words: Vec<String> = words.into_iter().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
+    let words: Vec<String> =
+        words.into_iter().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let result = match words[..] {
         [INNER_PLAN, plan, directory] => carry_out(Path::new(plan), directory),
@@ -34,7 +35,8 @@ pub(crate) fn run(words: impl IntoIterator<Item = OsString>) -> Option<Exit> {
 fn carry_out(plan: &Path, directory: &str) -> Result<Exit> {
     let text = std::fs::read(plan).with_context(|| format!("failed to read {}", plan.display()))?;
     let plan: Plan = serde_json::from_slice(&text).context("failed to read the plan")?;
-    let directory = Arc::new(RunDirectory::join(Path::new("/"), directory).context("failed to find the evidence pipe")?);
+    let directory =
+        Arc::new(RunDirectory::join(Path::new("/"), directory).context("failed to find the evidence pipe")?);
     let (mut out, mut err) = (io::stdout(), io::stderr());
     let console = plan.show_console.then(|| Box::new(io::stderr()) as Box<dyn io::Write + Send>);
     let io = TaskIo { stdin: Some(Box::new(io::stdin())), stdout: &mut out, stderr: &mut err, console };

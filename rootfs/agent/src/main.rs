@@ -4,12 +4,14 @@ mod assertions;
 mod boot;
 mod console;
 mod descriptors;
+mod echo;
 mod port;
 mod power;
 mod server;
 mod system;
 mod text;
 
+use std::io;
 use std::process::ExitCode;
 
 use crate::server::Ending;
@@ -23,14 +25,31 @@ fn main() -> ExitCode {
         _ if init => run(true),
         [] => run(false),
         ["assert"] => assertions::run(),
+        ["echo"] => ended(echo::stdin()),
+        ["echo", terminal, count] => {
+            let count = count.parse().map_err(|_| io::ErrorKind::InvalidInput.into());
+            ended(count.and_then(|count| echo::terminal(terminal, count)))
+        }
         ["serve", "--socket-fd", number] => serve(number),
         ["--version"] => {
             println!("kiln-agent {}", env!("CARGO_PKG_VERSION"));
             ExitCode::SUCCESS
         }
         _ => {
-            eprintln!("kiln-agent: unknown arguments; usage: kiln-agent [assert | --version]");
+            eprintln!(
+                "kiln-agent: unknown arguments; usage: kiln-agent [assert | echo [TERMINAL BYTES] | --version]"
+            );
             ExitCode::from(2)
+        }
+    }
+}
+
+fn ended(result: io::Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("kiln-agent: {error}");
+            ExitCode::FAILURE
         }
     }
 }

@@ -1,9 +1,5 @@
 //! The agent and the host's client, over a socket pair and without a guest.
 
-#[allow(dead_code, unused_imports, unreachable_pub)]
-#[path = "../../../tests/harness/src/agent/mod.rs"]
-mod agent;
-
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
@@ -11,7 +7,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
 
-use agent::{AgentError, Client, Command, Process, ProcessEvent, Status};
+use kiln::agent::{AgentError, Client, Command, Process, ProcessEvent, Status};
 
 /// An agent process, its client, and a folder for the test.
 struct Fixture {

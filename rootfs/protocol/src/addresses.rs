@@ -38,5 +38,14 @@ pub const fn virtio_mmio_address(index: usize) -> u64 {
 /// The interrupt of virtio-mmio device `index`.
 #[must_use]
 pub const fn virtio_mmio_gsi(index: usize) -> u32 {
-    16 + (index % 8) as u32
+    match index % 8 {
+        0 => 16,
+        1 => 17,
+        2 => 18,
+        3 => 19,
+        4 => 20,
+        5 => 21,
+        6 => 22,
+        _ => 23,
+    }
 }

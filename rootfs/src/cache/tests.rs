@@ -1,3 +1,5 @@
+//! The cache under concurrency, failure and death.
+
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicUsize, Ordering};
 

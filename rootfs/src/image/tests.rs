@@ -1,3 +1,5 @@
+//! What an image holds, and that it is the same every time.
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Cursor, Read};

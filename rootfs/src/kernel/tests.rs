@@ -1,3 +1,5 @@
+//! Kernels from files, and how releases are named.
+
 use std::io::Cursor;
 
 use super::*;

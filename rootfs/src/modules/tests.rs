@@ -1,3 +1,5 @@
+//! The closure of modules over synthetic folders.
+
 use std::fs;
 use std::io::Write;
 

@@ -145,7 +145,9 @@ mod tests {
 
     #[test]
     fn case_above_the_hosts_level_is_ignored_or_fails_with_the_reason() {
-        let Decision::Ignore(why) = decide(Mode::Auto, &payload(), Needs::Linux) else { panic!("not ignored") };
+        let Decision::Ignore(why) = decide(Mode::Auto, &payload(), Needs::Linux) else {
+            panic!("not ignored")
+        };
         assert!(why.contains("level linux") && why.contains("level payload: iretq is not emulated"), "{why}");
         assert!(matches!(decide(Mode::Require, &payload(), Needs::Linux), Decision::Fail(_)));
     }

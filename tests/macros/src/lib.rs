@@ -11,7 +11,7 @@ use options::Options;
 /// Makes a function a case whose body runs in a guest, booted fresh for it.
 ///
 /// The function takes nothing and returns `()` or a `Result`. Options: `cpus = N`, `memory = "512M"`,
-/// `disk = scratch("16M")` (may be repeated), `timeout = SECONDS`, `append = "…"` to the kernel's command line.
+/// `disk = scratch("16M")` (may be repeated), `console = true` (a virtio console beside the UART), `timeout = SECONDS`, `append = "…"` to the kernel's command line.
 #[proc_macro_attribute]
 pub fn guest_test(options: TokenStream, item: TokenStream) -> TokenStream {
     let (options, function) = (parse_macro_input!(options as Options), parse_macro_input!(item as ItemFn));
@@ -21,9 +21,14 @@ pub fn guest_test(options: TokenStream, item: TokenStream) -> TokenStream {
             .into();
     }
     let name = &function.sig.ident;
-    register(&function, &options, &quote! { guest }, &quote! {
-        || ::kiln::cases::IntoOutcome::into_outcome(#name())
-    })
+    register(
+        &function,
+        &options,
+        &quote! { guest },
+        &quote! {
+            || ::kiln::cases::IntoOutcome::into_outcome(#name())
+        },
+    )
 }
 
 /// Makes a function a case whose body runs on the host, with a booted guest in hand.
@@ -39,9 +44,14 @@ pub fn vm_test(options: TokenStream, item: TokenStream) -> TokenStream {
             .into();
     }
     let name = &function.sig.ident;
-    register(&function, &options, &quote! { vm }, &quote! {
-        |guest| ::kiln::cases::IntoOutcome::into_outcome(#name(guest))
-    })
+    register(
+        &function,
+        &options,
+        &quote! { vm },
+        &quote! {
+            |guest| ::kiln::cases::IntoOutcome::into_outcome(#name(guest))
+        },
+    )
 }
 
 /// The function as it is, and an entry for it in the list of cases.

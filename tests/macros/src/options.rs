@@ -3,7 +3,7 @@
 use proc_macro2::TokenStream;
 use quote::{ToTokens, quote};
 use syn::parse::{Parse, ParseStream};
-use syn::{Error, Ident, LitInt, LitStr, Result, Token, parenthesized};
+use syn::{Error, Ident, LitBool, LitInt, LitStr, Result, Token, parenthesized};
 
 /// The machine that a case asks for, as tokens that make a `kiln::cases::Options`.
 #[derive(Default)]
@@ -46,6 +46,10 @@ impl Options {
                 let append: LitStr = input.parse()?;
                 self.fields.push(quote! { append: #append });
             }
+            "console" => {
+                let console: LitBool = input.parse()?;
+                self.fields.push(quote! { console: #console });
+            }
             "disk" => {
                 let kind: Ident = input.parse()?;
                 if kind != "scratch" {
@@ -56,7 +60,8 @@ impl Options {
                 self.disks.push(size(&inside.parse()?)?);
             }
             other => {
-                let text = format!("no option {other}: there are cpus, memory, disk, timeout and append");
+                let text =
+                    format!("no option {other}: there are cpus, memory, disk, console, timeout and append");
                 return Err(Error::new(name.span(), text));
             }
         }

@@ -31,8 +31,7 @@ static PAYLOADS: fn() -> Vec<Case> = || {
 };
 
 /// The machines that each payload runs on.
-const WAYS: &[(&str, fn(&Payload) -> io::Result<Staged>)] =
-    &[("flat", flat), ("without_irqchip", without_irqchip), ("elf", elf)];
+const WAYS: &[(&str, Stage)] = &[("flat", flat), ("without_irqchip", without_irqchip), ("elf", elf)];
 
 /// A machine, and the kernel file that it boots if it boots one.
 struct Staged(MachineConfig, Option<tempfile::NamedTempFile>);
@@ -59,6 +58,9 @@ fn elf(payload: &Payload) -> io::Result<Staged> {
     Ok(Staged(MachineConfig { memory: 16 << 20, boot, ..MachineConfig::default() }, Some(file)))
 }
 
+/// Makes the machine for a payload.
+type Stage = fn(&Payload) -> io::Result<Staged>;
+
 /// What the payload wrote to COM1.
 #[derive(Clone, Default)]
 struct Said(Arc<Mutex<Vec<u8>>>);
@@ -74,7 +76,7 @@ impl Write for Said {
     }
 }
 
-fn run(payload: &Payload, stage: fn(&Payload) -> io::Result<Staged>) -> Came {
+fn run(payload: &Payload, stage: Stage) -> Came {
     let Staged(config, _kernel) = stage(payload).map_err(|error| error.to_string())?;
     let said = Said::default();
     let machine = MachineIo { serial: Box::new(said.clone()), console: None, ports: Vec::new() };

@@ -19,7 +19,7 @@ pub(super) fn load(
     if code.is_empty() {
         return Err(refused("it is empty"));
     }
-    if mode == CpuMode::Real16 && (address >= HIGH_MEMORY || address % 16 != 0) {
+    if mode == CpuMode::Real16 && (address >= HIGH_MEMORY || !address.is_multiple_of(16)) {
         return Err(refused("real mode starts below 1 MiB, on a multiple of 16"));
     }
     if mode != CpuMode::Real16 && address > u64::from(u32::MAX) {

@@ -23,7 +23,7 @@ pub(super) fn write_gdt(memory: &GuestMemory, long: bool) -> Result<(), BootErro
 pub(super) fn write_page_tables(memory: &GuestMemory) -> Result<(), BootError> {
     let (pdpt, directories) = (PAGE_TABLES + PAGE, PAGE_TABLES + 2 * PAGE);
     write(memory, PAGE_TABLES, &[pdpt | PRESENT_WRITABLE])?;
-    let entries: Vec<u64> = (0..GIBS).map(|gib| directories + gib * PAGE | PRESENT_WRITABLE).collect();
+    let entries: Vec<u64> = (0..GIBS).map(|gib| (directories + gib * PAGE) | PRESENT_WRITABLE).collect();
     write(memory, pdpt, &entries)?;
     let pages: Vec<u64> = (0..GIBS * 512).map(|page| page << 21 | LARGE | PRESENT_WRITABLE).collect();
     write(memory, directories, &pages)

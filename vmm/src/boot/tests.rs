@@ -1,3 +1,5 @@
+//! What is booted how, and what is refused with which words.
+
 use std::io::Write;
 use std::path::PathBuf;
 

@@ -9,8 +9,8 @@ use kiln::lab::{Lab, LabSpec};
 use kiln::rootfs::cache::Cache;
 use kiln::rootfs::progress::Progress;
 use kiln::rootfs::qemu;
-use kiln::run::{Recipe, cmdline};
 use kiln::run::vmlinux_of;
+use kiln::run::{Recipe, cmdline};
 
 use super::inner::INNER_BENCH;
 use super::peers::{Guest, MEMORY_MIB, Peer, firecracker_config, firecracker_json, kiln as ours, on_path};

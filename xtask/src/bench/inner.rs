@@ -77,7 +77,11 @@ fn measure(contender: &Contender) -> Result<Sample> {
         if let Some(stderr) = &mut child.0.stderr {
             let _ = stderr.read_to_string(&mut said);
         }
-        bail!("never printed {:?}: {}", contender.marker, said.trim().lines().next_back().unwrap_or("no word"));
+        bail!(
+            "never printed {:?}: {}",
+            contender.marker,
+            said.trim().lines().next_back().unwrap_or("no word")
+        );
     };
     let exits = fs::read_to_string(EXITS).ok().and_then(|text| text.trim().parse().ok());
     let memory = resident_beside_guest(child.0.id(), contender.guest_memory)?;

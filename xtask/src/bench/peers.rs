@@ -157,7 +157,9 @@ pub(super) fn firecracker_json(guest: &Guest) -> serde_json::Value {
 
 /// The program `name` on PATH.
 pub(super) fn on_path(name: &str) -> Option<PathBuf> {
-    std::env::split_paths(&std::env::var_os("PATH")?).map(|folder| folder.join(name)).find(|path| is_program(path))
+    std::env::split_paths(&std::env::var_os("PATH")?)
+        .map(|folder| folder.join(name))
+        .find(|path| is_program(path))
 }
 
 fn is_program(path: &Path) -> bool {

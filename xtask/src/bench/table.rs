@@ -8,7 +8,17 @@ use crate::ui::{Align, Table};
 pub(crate) fn table(all: &[Measured]) -> Table {
     use Align::{Left, Right};
     let mut table = Table::new(&[Left, Left, Right, Right, Right, Right, Right, Right, Right]);
-    table.row(["guest", "VMM", "first instruction", "init", "hello", "cold init", "exits", "VMM MiB", "of QEMU's"]);
+    table.row([
+        "guest",
+        "VMM",
+        "first instruction",
+        "init",
+        "hello",
+        "cold init",
+        "exits",
+        "VMM MiB",
+        "of QEMU's",
+    ]);
     for one in all {
         let number = |value: Option<f64>| value.map_or_else(|| "–".to_owned(), |v| format!("{v:.1}"));
         if let Some(error) = &one.error {
@@ -17,7 +27,8 @@ pub(crate) fn table(all: &[Measured]) -> Table {
         }
         let init = one.median(|s| Some(s.marker_ms));
         let peer = all.iter().find(|m| m.guest == one.guest && m.vmm != "kiln" && m.error.is_none());
-        let ratio = init.zip(peer.and_then(|p| p.median(|s| Some(s.marker_ms)))).map(|(ours, theirs)| ours / theirs);
+        let ratio =
+            init.zip(peer.and_then(|p| p.median(|s| Some(s.marker_ms)))).map(|(ours, theirs)| ours / theirs);
         #[allow(clippy::cast_precision_loss)]
         let count = |of: fn(&Sample) -> Option<u64>| one.median(move |s| of(s).map(|n| n as f64));
         table.row([

@@ -73,8 +73,19 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
 
 /// Refuses a folder that does not look like our cache: `KILN_CACHE` may name anything, a home folder too.
 fn check_ours(root: &Path) -> anyhow::Result<()> {
-    let known =
-        ["CACHEDIR.TAG", "agent", "busybox", "ignored.jsonl", "images", "kernels", "panics", "qemu", "runs", "tmp", "vmlinux"];
+    let known = [
+        "CACHEDIR.TAG",
+        "agent",
+        "busybox",
+        "ignored.jsonl",
+        "images",
+        "kernels",
+        "panics",
+        "qemu",
+        "runs",
+        "tmp",
+        "vmlinux",
+    ];
     let by_default = root.ends_with("target/kiln");
     let marked = root.join("CACHEDIR.TAG").is_file();
     let only_ours = || -> io::Result<bool> {

@@ -70,7 +70,8 @@ pub(crate) fn run(args: Args) -> Result<Exit> {
     recipe.append = format!("loglevel=7 {}", recipe.append);
     recipe.initrd = Some(image);
     let task = if args.image.init.is_some() { Task::Watch } else { Task::Boot };
-    let done = guest::boot(&cache, &recipe, task, args.machine.accel.accel, ("rootfs", "run"), Show::Console)?;
+    let done =
+        guest::boot(&cache, &recipe, task, args.machine.accel.accel, ("rootfs", "run"), Show::Console)?;
     let exit = Exit::status(done.report.verdict.exit());
     guest::explain(&done)?;
     if args.machine.trace {

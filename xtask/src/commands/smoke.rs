@@ -31,7 +31,14 @@ pub(crate) fn run(args: Args) -> Result<Exit> {
     let json = args.json.to();
     let cache = Cache::open(None)?;
     let recipe = guest::recipe(&args.machine, None);
-    let done = guest::boot(&cache, &recipe, Task::Assert, args.machine.accel.accel, ("smoke", "boot"), Show::Nothing)?;
+    let done = guest::boot(
+        &cache,
+        &recipe,
+        Task::Assert,
+        args.machine.accel.accel,
+        ("smoke", "boot"),
+        Show::Nothing,
+    )?;
     let exit = Exit::status(done.report.verdict.exit());
     if let Some(to) = &args.report {
         copy(&done.directory, to)?;

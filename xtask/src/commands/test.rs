@@ -92,7 +92,8 @@ fn left_over(log: &PathBuf) -> Result<BTreeSet<PathBuf>> {
     };
     let mut binaries = BTreeSet::new();
     for line in text.lines() {
-        let case: Ignored = serde_json::from_str(line).with_context(|| format!("failed to read {}", log.display()))?;
+        let case: Ignored =
+            serde_json::from_str(line).with_context(|| format!("failed to read {}", log.display()))?;
         if case.needs > Needs::Nothing {
             binaries.insert(case.binary);
         }
@@ -104,8 +105,14 @@ fn in_the_lab(args: &Args, cache: &Cache, binaries: &BTreeSet<PathBuf>, json: &J
     let binaries: Vec<PathBuf> = binaries.iter().cloned().collect();
     let arguments: Vec<String> = args.filter.iter().cloned().collect();
     let mut out = Counting { stream: ui::stream(json), pending: Vec::new(), tally: Tally::default() };
-    let statuses =
-        lab::run_tests(cache, &Recipe::default(), &binaries, &arguments, (&mut out, &mut io::stderr()), &Bars::new())?;
+    let statuses = lab::run_tests(
+        cache,
+        &Recipe::default(),
+        &binaries,
+        &arguments,
+        (&mut out, &mut io::stderr()),
+        &Bars::new(),
+    )?;
     out.rest()?;
     Ok(Ran { ok: statuses.iter().all(|&status| status == 0), counts: out.tally.counts(), counted: true })
 }
@@ -168,8 +175,11 @@ fn finish(here: Ran, lab: Option<Ran>, json: &JsonTo) -> Result<Exit> {
     report.verdict = Some(if ok { Verdict::Passed } else { Verdict::Assertion });
     report.accel = Some(if lab.is_some() { RanOn::Lab } else { RanOn::Kvm });
     let count = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
-    report.assertions =
-        Assertions { run: count(sum.passed + sum.failed), failed: count(sum.failed), ignored: count(sum.skipped) };
+    report.assertions = Assertions {
+        run: count(sum.passed + sum.failed),
+        failed: count(sum.failed),
+        ignored: count(sum.skipped),
+    };
     report.write(json)?;
     Ok(exit)
 }

@@ -46,11 +46,20 @@ pub struct Options {
     pub timeout: Duration,
     /// What is added to the kernel's command line.
     pub append: &'static str,
+    /// Whether there is a virtio console (`hvc0`) beside the UART.
+    pub console: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { cpus: 1, memory_mib: 256, disks: Vec::new(), timeout: Duration::from_secs(120), append: "" }
+        Self {
+            cpus: 1,
+            memory_mib: 256,
+            disks: Vec::new(),
+            timeout: Duration::from_secs(120),
+            append: "",
+            console: false,
+        }
     }
 }
 

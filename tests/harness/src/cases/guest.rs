@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
@@ -75,7 +76,8 @@ fn stage(suite: &str, case: &str, options: &Options, task: Task) -> Result<Stage
         timeout: options.timeout,
         ..Recipe::default()
     };
-    let machine = recipe.machine(&prepared.vmlinux, prepared.image.clone());
+    let mut machine = recipe.machine(&prepared.vmlinux, prepared.image.clone());
+    machine.virtio_console = options.console;
     let plan = Plan { machine, timeout: options.timeout, task, show_console: false };
     Ok(Stage { plan, directory: Arc::new(directory), disks, own: &prepared.own })
 }
@@ -104,7 +106,9 @@ pub(super) fn with_guest(
 ) -> Outcome {
     let stage = stage(suite, case, options, Task::Boot)?;
     let disks = stage.disks.iter().map(|file| file.path().to_owned()).collect();
-    let report = execute_with(&stage.plan, &stage.directory, |client| body(&mut Guest { client, disks }));
+    let report = execute_with(&stage.plan, &stage.directory, |client, console| {
+        body(&mut Guest { client, disks, console })
+    });
     finish(stage, &report, &[])
 }
 
@@ -134,6 +138,7 @@ fn finish(stage: Stage, report: &Report, said: &[u8]) -> Outcome {
 pub struct Guest {
     client: Client,
     disks: Vec<PathBuf>,
+    console: Option<UnixStream>,
 }
 
 /// What a command in the guest did.
@@ -152,6 +157,12 @@ impl Guest {
     #[must_use]
     pub fn client(&self) -> &Client {
         &self.client
+    }
+
+    /// The host's end of the virtio console, for a case that asked for one: what is written to it the guest reads
+    /// from `/dev/hvc0`, and the other way round.
+    pub fn console(&mut self) -> Option<&mut UnixStream> {
+        self.console.as_mut()
     }
 
     /// The host's file behind disk `index`.

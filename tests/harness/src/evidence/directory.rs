@@ -10,10 +10,13 @@ use serde::Serialize;
 
 use super::Sink;
 
-/// Where the runs' directories are, given the cache's folder.
+/// The environment variable that tells a process in the lab where its evidence is on the host outside.
+pub const EVIDENCE_ROOT: &str = "KILN_EVIDENCE_ROOT";
+
+/// Where the runs' directories are, given the cache's folder: outside, where this process is in the lab.
 #[must_use]
 pub fn runs_root(cache: &Path) -> PathBuf {
-    cache.join("runs")
+    std::env::var_os(EVIDENCE_ROOT).map_or_else(|| cache.join("runs"), PathBuf::from)
 }
 
 /// The directory of one run; every method writes through at once.
@@ -144,8 +147,11 @@ fn keep_all() -> bool {
 /// `::` becomes `.`; what a path can't hold, or would climb with, becomes `_`.
 fn plain(name: &str) -> String {
     let name = name.replace("::", ".");
-    let name: String =
-        name.chars().map(|c| if c == '/' || c == '\0' || c.is_control() { '_' } else { c }).take(200).collect();
+    let name: String = name
+        .chars()
+        .map(|c| if c == '/' || c == '\0' || c.is_control() { '_' } else { c })
+        .take(200)
+        .collect();
     if name.chars().all(|c| c == '.') { "_".to_owned() } else { name }
 }
 

@@ -84,7 +84,9 @@ impl Replay {
         let header: Header = serde_json::from_slice(&rest[..end]).map_err(|e| malformed(&e.to_string()))?;
         let body = end + 1;
         let length = match &header {
-            Header::Append { length, .. } if *length > BYTES_MAX => return Err(malformed("a record too long")),
+            Header::Append { length, .. } if *length > BYTES_MAX => {
+                return Err(malformed("a record too long"));
+            }
             Header::Append { length, .. } => *length,
             Header::Link { .. } | Header::Remove { .. } => 0,
         };
@@ -106,7 +108,11 @@ fn malformed(what: &str) -> io::Error {
 
 fn inside(path: &str) -> io::Result<&str> {
     let plain = Path::new(path).components().all(|part| matches!(part, Component::Normal(_)));
-    if plain && !path.is_empty() { Ok(path) } else { Err(malformed(&format!("path {path:?} leaves the folder"))) }
+    if plain && !path.is_empty() {
+        Ok(path)
+    } else {
+        Err(malformed(&format!("path {path:?} leaves the folder")))
+    }
 }
 
 #[cfg(test)]

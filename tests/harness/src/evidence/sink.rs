@@ -27,9 +27,9 @@ impl Sink {
     /// [`EVIDENCE_FD`] names no open descriptor.
     pub fn of_this_process(root: &Path) -> io::Result<Self> {
         let Some(fd) = std::env::var(EVIDENCE_FD).ok() else { return Ok(Self::Disk(root.to_owned())) };
-        let fd: i32 = fd
-            .parse()
-            .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, format!("{EVIDENCE_FD}={fd} is no number")))?;
+        let fd: i32 = fd.parse().map_err(|_| {
+            io::Error::new(io::ErrorKind::InvalidInput, format!("{EVIDENCE_FD}={fd} is no number"))
+        })?;
         // A duplicate, so that every run of this process can have its own handle on the one pipe.
         // SAFETY: `fcntl` is given a number only; an invalid one is an error, and what comes back is ours alone.
         #[allow(unsafe_code)]
@@ -54,11 +54,8 @@ impl Sink {
                 if let Some(parent) = path.parent() {
                     fs::create_dir_all(parent).map_err(|e| named(&e, parent))?;
                 }
-                let mut open = OpenOptions::new()
-                    .append(true)
-                    .create(true)
-                    .open(&path)
-                    .map_err(|e| named(&e, &path))?;
+                let mut open =
+                    OpenOptions::new().append(true).create(true).open(&path).map_err(|e| named(&e, &path))?;
                 open.write_all(bytes).map_err(|e| named(&e, &path))
             }
             Self::Relay(pipe) => relay::write_append(&mut *lock(pipe), file, bytes),

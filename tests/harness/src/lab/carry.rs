@@ -69,7 +69,7 @@ pub fn execute(
     std::fs::read(&report)
         .ok()
         .and_then(|text| serde_json::from_slice(&text).ok())
-        .ok_or_else(|| LabError::NoReport { status, stderr })
+        .ok_or(LabError::NoReport { status, stderr })
 }
 
 /// The plan as it reads inside, and what has to be carried in for it.

@@ -114,12 +114,18 @@ impl Lab {
         }
         let memory = (OWN_MEMORY + 2 * image_size + spec.guest_memory).div_ceil(1 << 20);
         command.arg("-m").arg(format!("{memory}M"));
-        command.arg("-kernel").arg(vmlinux).arg("-initrd").arg(format!("/proc/self/fd/{}", initrd.as_raw_fd()));
+        command
+            .arg("-kernel")
+            .arg(vmlinux)
+            .arg("-initrd")
+            .arg(format!("/proc/self/fd/{}", initrd.as_raw_fd()));
         command.arg("-append").arg("console=ttyS0 quiet panic=-1 cryptomgr.notests");
         for (index, disk) in spec.disks.iter().enumerate() {
             let path = disk.path.to_string_lossy().replace(',', ",,");
             let read_only = if disk.read_only { "on" } else { "off" };
-            command.arg("-drive").arg(format!("file={path},if=none,id=d{index},format=raw,read-only={read_only}"));
+            command
+                .arg("-drive")
+                .arg(format!("file={path},if=none,id=d{index},format=raw,read-only={read_only}"));
             command.arg("-device").arg(format!("virtio-blk-pci,drive=d{index}"));
         }
         let (near, far) = UnixStream::pair().map_err(LabError::host("make a socket pair"))?;
@@ -184,10 +190,9 @@ impl Qemu {
                 Ok(())
             });
         }
-        let mut child = command.spawn().map_err(LabError::host(format!(
-            "start QEMU ({})",
-            command.get_program().to_string_lossy()
-        )))?;
+        let mut child = command
+            .spawn()
+            .map_err(LabError::host(format!("start QEMU ({})", command.get_program().to_string_lossy())))?;
         let streams = [
             child.stdout.take().map(|s| Box::new(s) as Box<dyn io::Read + Send>),
             child.stderr.take().map(|s| Box::new(s) as Box<dyn io::Read + Send>),
@@ -240,8 +245,11 @@ impl Qemu {
         }
         let tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
         let said: Vec<&str> = tail.iter().map(String::as_str).collect();
-        let detail =
-            if said.is_empty() { "it said nothing".to_owned() } else { format!("its last words: {}", said.join(" | ")) };
+        let detail = if said.is_empty() {
+            "it said nothing".to_owned()
+        } else {
+            format!("its last words: {}", said.join(" | "))
+        };
         LabError::Died { detail, source }
     }
 }

@@ -10,7 +10,7 @@ use kiln_rootfs::{agent, modules};
 
 use super::{Lab, LabError, LabSpec};
 use crate::agent::{AgentError, Command, ProcessEvent, Status};
-use crate::evidence::{EVIDENCE_FD, Replay, runs_root};
+use crate::evidence::{EVIDENCE_FD, EVIDENCE_ROOT, Replay, runs_root};
 use crate::gate::MODE_VARIABLE;
 use crate::run::{Recipe, vmlinux_of};
 
@@ -61,6 +61,7 @@ pub fn run_tests(
         ("KILN_AGENT", "/kiln/agent"),
         ("KILN_CACHE", "/kiln/cache"),
         (EVIDENCE_FD, "3"),
+        (EVIDENCE_ROOT, &*runs.to_string_lossy()),
     ];
     env.retain(|(name, _)| !inside.iter().any(|(set, _)| set == name));
     env.extend(inside.map(|(name, value)| (name.to_owned(), value.to_owned())));
@@ -98,7 +99,9 @@ fn follow(
                     return Ok(Err(error));
                 }
             }
-            ProcessEvent::Exited(Status::Code(code)) => return Ok(Ok(u8::try_from(code & 0xff).unwrap_or(1))),
+            ProcessEvent::Exited(Status::Code(code)) => {
+                return Ok(Ok(u8::try_from(code & 0xff).unwrap_or(1)));
+            }
             ProcessEvent::Exited(Status::Signal(signal)) => {
                 return Ok(Ok(u8::try_from(signal).unwrap_or(0).saturating_add(128)));
             }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
-use kiln_vmm::machine::{Ended, Machine, MachineError, MachineIo, Stopper};
+use kiln_vmm::machine::{ConsoleEnd, Ended, Machine, MachineError, MachineIo, Stopper};
 use kiln_vmm::outcome::Outcome;
 
 use super::judge::{Facts, TaskState, judge};
@@ -34,7 +34,7 @@ pub fn execute(plan: &Plan, directory: &Arc<RunDirectory>, io: TaskIo<'_>) -> Re
 pub fn execute_with(
     plan: &Plan,
     directory: &Arc<RunDirectory>,
-    body: impl FnOnce(Client) -> Result<(), String> + Send,
+    body: impl FnOnce(Client, Option<UnixStream>) -> Result<(), String> + Send,
 ) -> Report {
     let (mut out, mut err) = (io::sink(), io::sink());
     let io = TaskIo { stdin: None, stdout: &mut out, stderr: &mut err, console: None };
@@ -98,7 +98,9 @@ fn run(
 
     let began = Instant::now();
     let deadline = began + plan.timeout;
-    let machine = Machine::new(&plan.machine, MachineIo { serial, console: None, ports: far_ends })?;
+    let (console, console_end) = console_ends(plan.machine.virtio_console && body.is_some())?;
+    let body = body.map(|body| (body, console));
+    let machine = Machine::new(&plan.machine, MachineIo { serial, console: console_end, ports: far_ends })?;
     let running = machine.start()?;
     let _ = directory.event("vmm", "info", "the machine runs");
     let stopper = running.stopper();
@@ -108,7 +110,9 @@ fn run(
         let (machine_ended, watch_end) = mpsc::channel::<()>();
         let (task, progress, io, shared) = (&plan.task, &mut progress, &mut io, &shared);
         if let Some(port) = agent_port {
-            scope.spawn(move || attend(task, body, port, directory, io, progress, shared, &stopper, &watch_end));
+            scope.spawn(move || {
+                attend(task, body, port, directory, io, progress, shared, &stopper, &watch_end)
+            });
         }
         let ended = running.wait(Some(deadline));
         drop(machine_ended);
@@ -119,11 +123,21 @@ fn run(
     Ok(report(plan, &shared, &ended, progress, began))
 }
 
+/// A virtio console for those who want one: the host's end, and the machine's.
+fn console_ends(wanted: bool) -> Result<(Option<UnixStream>, Option<ConsoleEnd>), MachineError> {
+    if !wanted {
+        return Ok((None, None));
+    }
+    let (near, far) = UnixStream::pair().map_err(MachineError::Io)?;
+    let output = Box::new(far.try_clone().map_err(MachineError::Io)?);
+    Ok((Some(near), Some(ConsoleEnd { input: Some(far.into()), output })))
+}
+
 /// Does the task, then sees to it that the machine ends.
 #[allow(clippy::too_many_arguments)]
 fn attend(
     task: &Task,
-    body: Option<Body<'_>>,
+    body: Option<(Body<'_>, Option<UnixStream>)>,
     port: UnixStream,
     directory: &RunDirectory,
     io: &mut TaskIo<'_>,
@@ -158,7 +172,8 @@ fn report(plan: &Plan, shared: &Shared, ended: &Ended, progress: Progress, began
         (_, true) => TaskState::Done { run: progress.assertions.len(), failed },
         (_, false) => TaskState::Lost,
     };
-    let verdict = judge(&Facts { console: &console, outcome: &ended.outcome, task, silent, timeout: plan.timeout });
+    let verdict =
+        judge(&Facts { console: &console, outcome: &ended.outcome, task, silent, timeout: plan.timeout });
     let error = match verdict {
         Verdict::Vmm => Some(format!("the machine failed: {:?}", ended.outcome)),
         Verdict::Untestable => Some(console.no_port.as_ref().map_or_else(

@@ -63,7 +63,9 @@ pub(super) fn judge(facts: &Facts<'_>) -> Verdict {
 fn unfinished(facts: &Facts<'_>) -> Verdict {
     match (facts.outcome, facts.silent) {
         (Outcome::Reset, _) => Verdict::Reset,
-        (Outcome::Stopped, Some(silent)) if silent >= SILENCE.min(facts.timeout / SILENT_PART) => Verdict::Hang,
+        (Outcome::Stopped, Some(silent)) if silent >= SILENCE.min(facts.timeout / SILENT_PART) => {
+            Verdict::Hang
+        }
         (Outcome::Stopped, Some(_)) => Verdict::Timeout,
         _ => Verdict::AgentLost,
     }
@@ -84,8 +86,14 @@ mod tests {
     #[test]
     fn done_task_is_judged_by_its_assertions() {
         assert_eq!(verdict(Outcome::PowerOff, TaskState::Done { run: 3, failed: 0 }, None), Verdict::Passed);
-        assert_eq!(verdict(Outcome::PowerOff, TaskState::Done { run: 3, failed: 1 }, None), Verdict::Assertion);
-        assert_eq!(verdict(Outcome::PowerOff, TaskState::Done { run: 0, failed: 0 }, None), Verdict::Untestable);
+        assert_eq!(
+            verdict(Outcome::PowerOff, TaskState::Done { run: 3, failed: 1 }, None),
+            Verdict::Assertion
+        );
+        assert_eq!(
+            verdict(Outcome::PowerOff, TaskState::Done { run: 0, failed: 0 }, None),
+            Verdict::Untestable
+        );
     }
 
     #[test]
@@ -105,8 +113,11 @@ mod tests {
 
     #[test]
     fn kernel_report_outranks_a_failed_assertion_and_the_way_it_ended() {
-        let console =
-            Summary { first: Some((Verdict::Oops, "Oops: 0002".into())), panicked: true, ..Summary::default() };
+        let console = Summary {
+            first: Some((Verdict::Oops, "Oops: 0002".into())),
+            panicked: true,
+            ..Summary::default()
+        };
         let facts = Facts {
             console: &console,
             outcome: &Outcome::Reset,

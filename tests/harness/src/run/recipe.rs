@@ -109,13 +109,23 @@ impl Recipe {
     ///
     /// # Errors
     /// The kernel or the image could not be had.
-    pub fn plan(&self, cache: &Cache, task: Task, progress: &dyn Progress) -> Result<Plan, kiln_rootfs::Error> {
+    pub fn plan(
+        &self,
+        cache: &Cache,
+        task: Task,
+        progress: &dyn Progress,
+    ) -> Result<Plan, kiln_rootfs::Error> {
         let kernel = self.kernel(cache, progress)?;
         let initrd = match &self.initrd {
             Some(initrd) => initrd.clone(),
             None => self.image(cache, &kernel, progress)?,
         };
-        Ok(Plan { machine: self.machine(&kernel.image, initrd), timeout: self.timeout, task, show_console: false })
+        Ok(Plan {
+            machine: self.machine(&kernel.image, initrd),
+            timeout: self.timeout,
+            task,
+            show_console: false,
+        })
     }
 
     /// The machine for a kernel and an image.

@@ -72,9 +72,10 @@ impl Report {
     /// Why it did not pass, in one line.
     #[must_use]
     pub fn reason(&self) -> String {
-        let detail = self.error.clone().or_else(|| self.kernel_report.clone()).or_else(|| {
-            self.assertions.iter().find(|a| !a.ok).map(|a| format!("{}: {}", a.name, a.message))
-        });
+        let detail =
+            self.error.clone().or_else(|| self.kernel_report.clone()).or_else(|| {
+                self.assertions.iter().find(|a| !a.ok).map(|a| format!("{}: {}", a.name, a.message))
+            });
         detail.map_or_else(|| self.verdict.to_string(), |detail| format!("{}: {detail}", self.verdict))
     }
 }

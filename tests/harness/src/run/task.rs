@@ -24,7 +24,7 @@ pub struct TaskIo<'a> {
 }
 
 /// What a case on the host does with a booted guest.
-pub(super) type Body<'a> = Box<dyn FnOnce(Client) -> Result<(), String> + Send + 'a>;
+pub(super) type Body<'a> = Box<dyn FnOnce(Client, Option<UnixStream>) -> Result<(), String> + Send + 'a>;
 
 /// How far a task came.
 #[derive(Debug, Default)]
@@ -43,7 +43,7 @@ pub(super) struct Progress {
 /// the agent is lost.
 pub(super) fn perform(
     task: &Task,
-    body: Option<Body<'_>>,
+    body: Option<(Body<'_>, Option<UnixStream>)>,
     port: UnixStream,
     directory: &RunDirectory,
     io: &mut TaskIo<'_>,
@@ -60,8 +60,8 @@ pub(super) fn perform(
     for warning in &hello.warnings {
         note(directory, "warning", warning);
     }
-    if let Some(body) = body {
-        let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| body(client.clone())));
+    if let Some((body, console)) = body {
+        let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| body(client.clone(), console)));
         let message = match ended {
             Ok(Ok(())) => String::new(),
             Ok(Err(message)) => message,
@@ -87,7 +87,8 @@ pub(super) fn perform(
 
 /// What a panic said; where it was is on standard error already.
 fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+    let text =
+        panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
     text.filter(|text| !text.is_empty()).unwrap_or("it panicked").to_owned()
 }
 

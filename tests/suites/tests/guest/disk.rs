@@ -14,8 +14,7 @@ const OFFSET: u64 = 3 * 4096 + 512;
 /// Bytes that tell their place: no block looks like another.
 fn pattern(length: usize, seed: u32) -> Vec<u8> {
     (0..)
-        .map(|n: u32| n.wrapping_add(seed).wrapping_mul(2_654_435_761).to_le_bytes())
-        .flatten()
+        .flat_map(|n: u32| n.wrapping_add(seed).wrapping_mul(2_654_435_761).to_le_bytes())
         .take(length)
         .collect()
 }

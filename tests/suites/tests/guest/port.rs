@@ -16,7 +16,7 @@ fn binary(length: usize) -> Vec<u8> {
 #[vm_test]
 fn binary_data_comes_back_unharmed(guest: &mut Guest) -> Result {
     let sent = binary(3 << 20);
-    let argv = vec!["/sbin/kiln-agent".to_owned(), "cat".to_owned()];
+    let argv = vec!["/sbin/kiln-agent".to_owned(), "echo".to_owned()];
     let command = Command { argv, stdin: true, ..Command::default() };
     let mut process = guest.client().exec(command)?;
     let mut stdin = process.take_stdin().ok_or("no standard input")?;
@@ -54,12 +54,28 @@ fn a_program_that_is_not_there_is_refused(guest: &mut Guest) -> Result {
     Ok(())
 }
 
-#[vm_test]
-fn the_console_carries_binary_data(guest: &mut Guest) -> Result {
-    // What the guest writes to its console arrives in the run's console.log; here, that it takes every byte.
-    let mut bytes = binary(4096).as_slice().to_vec();
-    bytes.retain(|byte| *byte != b'\n');
-    guest.client().put("/dev/ttyS0", 0o600, &mut bytes.as_slice())?;
+#[vm_test(console = true)]
+fn the_console_carries_binary_data_both_ways(guest: &mut Guest) -> Result {
+    let sent = binary(64 << 10);
+    let argv = ["/sbin/kiln-agent", "echo", "/dev/hvc0", "65536"].map(str::to_owned).to_vec();
+    let mut process = guest.client().exec(Command { argv, ..Command::default() })?;
+    let mut said = Vec::new();
+    while said != b"ready\n" {
+        match process.next_event()? {
+            ProcessEvent::Started(_) => {}
+            ProcessEvent::Stdout(bytes) => said.extend(bytes),
+            other => return Err(format!("it was to say that it is ready: {other:?}").into()),
+        }
+    }
+    let console = guest.console().ok_or("no console")?;
+    let mut writer = console.try_clone()?;
+    let bytes = sent.clone();
+    let writer = std::thread::spawn(move || writer.write_all(&bytes));
+    let mut back = vec![0; sent.len()];
+    console.read_exact(&mut back)?;
+    writer.join().map_err(|_| "the writer panicked")??;
+    assert!(back == sent);
+    assert_eq!(process.next_event()?, ProcessEvent::Exited(Status::Code(0)));
     Ok(())
 }
 

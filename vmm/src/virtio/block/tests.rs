@@ -1,3 +1,5 @@
+//! Requests to a disk, honest and hostile.
+
 use super::*;
 use crate::virtio::testing::{BUFFERS, Driver, INDIRECT, NEXT, RAM, WRITE};
 

@@ -1,3 +1,5 @@
+//! Bytes through ports, both ways, and hostile drivers.
+
 use std::io::Read;
 use std::sync::mpsc::{Receiver, Sender, channel};
 

@@ -1,3 +1,5 @@
+//! The transport as a driver drives it.
+
 use super::*;
 use crate::virtio::testing::{Driver, RAM};
 

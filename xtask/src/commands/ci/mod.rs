@@ -11,7 +11,6 @@ use crate::cargo::{Counts, Ran, Step};
 use crate::exit::Exit;
 use crate::ui::{self, Align, Stream, Style, Table, paint};
 
-
 /// Options of `ci`.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {

@@ -7,10 +7,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use crate::ui;
 use kiln::gate::KVM_NODE;
 use kiln::rootfs::cache::Cache;
 use kiln::rootfs::kernel;
-use crate::ui;
 
 /// What is on this host.
 #[derive(Clone, Debug, Default)]

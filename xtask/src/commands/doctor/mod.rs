@@ -8,11 +8,11 @@ use serde::Serialize;
 use crate::exit::Exit;
 use crate::options::JsonOption;
 use crate::report::{JsonTo, RanOn, Report};
+use crate::ui::{self, Align, Stream, Style, Table, paint};
 use kiln::gate;
 use kiln::rootfs::cache::Cache;
 use kiln::verdict::Verdict;
 use kiln::vmm::level::Level;
-use crate::ui::{self, Align, Stream, Style, Table, paint};
 
 use advice::{Check, State};
 use facts::Facts;
