@@ -1,7 +1,7 @@
 //! COM1: a 16550A, for the early boot and for panics.
 //!
 //! The chip is vm-superio's; here is what it lacks for a test machine: wide accesses, output that does not
-//! cost a system call a byte ([`output`] says when it is passed on), and input beyond what the chip's FIFO
+//! cost a system call a byte (its writer says when it is passed on), and input beyond what the chip's FIFO
 //! holds. Where the bytes come from and go to is the machine's business.
 
 mod output;
