@@ -84,7 +84,7 @@ pub enum ConfigError {
     CpusWithoutIrqchip(u32),
     /// The size of RAM.
     #[error(
-        "{0} bytes of memory: a machine has {MEMORY_MIN} bytes (1 MiB) to {MEMORY_MAX} bytes (16 TiB), in multiples of 4096"
+        "{0} bytes of memory: a machine has {MEMORY_MIN} bytes (1 MiB) to {MEMORY_MAX} bytes (4 TiB), in multiples of 4096"
     )]
     Memory(u64),
     /// The number of disks.
@@ -99,8 +99,8 @@ pub enum ConfigError {
 pub const CPUS_MAX: u32 = 254;
 /// The least RAM.
 pub const MEMORY_MIN: u64 = 1 << 20;
-/// The most RAM: what fits any host's address width beside the hole.
-pub const MEMORY_MAX: u64 = 1 << 44;
+/// The most RAM: what one of KVM's slots holds is just under 8 TiB.
+pub const MEMORY_MAX: u64 = 4 << 40;
 /// The most disks: `vda` to `vdz`.
 pub const DISKS_MAX: usize = 26;
 /// The most named ports.
@@ -167,7 +167,7 @@ mod tests {
         assert_eq!(refused(|c| c.cpus = 10_000), "10000 CPUs: a machine has 1 to 254");
         assert!(refused(|c| c.memory = 0).contains("1 MiB"));
         assert!(refused(|c| c.memory = (1 << 20) + 1).contains("multiples of 4096"));
-        assert!(refused(|c| c.memory = u64::MAX).contains("16 TiB"));
+        assert!(refused(|c| c.memory = u64::MAX).contains("4 TiB"));
         assert!(refused(|c| (c.cpus, c.irqchip) = (2, false)).contains("only one"));
         let disk = DiskConfig { path: "x".into(), read_only: true };
         assert!(refused(|c| c.disks = vec![disk; 27]).contains("at most 26"));

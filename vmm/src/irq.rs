@@ -2,7 +2,7 @@
 
 use std::io;
 
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 /// An edge-triggered interrupt line: an irqfd in a machine, a counter in a unit test.
 pub trait Interrupt: Send + Sync {
@@ -22,7 +22,7 @@ impl Irqfd {
     /// # Errors
     /// The process is out of file descriptors.
     pub fn new() -> io::Result<Self> {
-        EventFd::new(EFD_NONBLOCK).map(Self)
+        EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map(Self)
     }
 
     /// What `KVM_IRQFD` takes.

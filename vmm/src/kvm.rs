@@ -4,7 +4,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use kvm_bindings::{KVM_API_VERSION, KVM_PIT_SPEAKER_DUMMY, kvm_pit_config, kvm_userspace_memory_region};
+use kvm_bindings::{
+    KVM_API_VERSION, KVM_MAX_CPUID_ENTRIES, KVM_PIT_SPEAKER_DUMMY, kvm_pit_config,
+    kvm_userspace_memory_region,
+};
 use kvm_ioctls::{Cap, IoEventAddress, Kvm, VcpuFd, VmFd};
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
 use vmm_sys_util::eventfd::EventFd;
@@ -54,6 +57,14 @@ pub enum KvmError {
         /// `KVM_CAP_MAX_VCPUS`.
         most: usize,
     },
+    /// More RAM than the processor can address.
+    #[error("{mib} MiB of memory: this host's processors address {bits} bits, which is less")]
+    AddressWidth {
+        /// How much was asked for.
+        mib: u64,
+        /// CPUID's leaf 0x80000008, EAX, bits 0 to 7.
+        bits: u32,
+    },
     /// KVM refused a step.
     #[error("KVM refused {step}")]
     Refused {
@@ -102,6 +113,17 @@ pub fn open(node: &Path) -> Result<Kvm, KvmError> {
         }
     }
     Ok(kvm)
+}
+
+/// How many bits a guest-physical address has.
+pub(crate) fn physical_address_bits(kvm: &Kvm) -> Result<u32, KvmError> {
+    /// What a processor without the leaf has (Intel SDM, volume 3, §4.1.4).
+    const DEFAULT: u32 = 36;
+    let cpuid = kvm
+        .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
+        .map_err(KvmError::refused("KVM_GET_SUPPORTED_CPUID"))?;
+    let leaf = cpuid.as_slice().iter().find(|entry| entry.function == 0x8000_0008);
+    Ok(leaf.map_or(DEFAULT, |leaf| (leaf.eax & 0xff).clamp(DEFAULT, 63)))
 }
 
 /// A VM: guest RAM in its slots, interrupt controllers if the machine has them.

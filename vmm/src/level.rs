@@ -58,31 +58,30 @@ const BREAKPOINT: usize = 3;
 #[must_use]
 pub fn probe(node: &Path) -> Level {
     if let Err(error) = kvm::open(node) {
-        let mut reason = error.to_string();
-        if let Some(cause) = std::error::Error::source(&error) {
-            reason = format!("{reason}: {cause}");
-        }
-        return Level::None { reason };
+        return Level::None { reason: chain(&error) };
     }
-    match run() {
+    match run(node) {
         Ok(Outcome::DebugExit { value }) if value == u32::from(RETURNED) => Level::Linux,
         Ok(Outcome::InternalError { suberror, .. }) => Level::Payload {
             reason: format!(
                 "KVM can't run an exception handler: it emulates supervisor-mode code (KVM_EXIT_INTERNAL_ERROR, suberror {suberror})"
             ),
         },
-        Ok(other) => {
-            Level::Payload { reason: format!("a payload that takes an exception ended as {other:?}") }
+        Ok(Outcome::TripleFault { .. } | Outcome::Halted) => {
+            Level::Payload { reason: "KVM does not deliver exceptions to a payload's handler".to_owned() }
         }
-        Err(error) => {
-            let cause =
-                std::error::Error::source(&error).map_or_else(String::new, |cause| format!(": {cause}"));
-            Level::None { reason: format!("{error}{cause}") }
-        }
+        Ok(other) => Level::None { reason: format!("a payload could not run: {other:?}") },
+        Err(error) => Level::None { reason: chain(&error) },
     }
 }
 
-fn run() -> Result<Outcome, MachineError> {
+/// An error and all that caused it.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+fn run(node: &Path) -> Result<Outcome, MachineError> {
     let config = MachineConfig {
         memory: 2 << 20,
         boot: Boot::Flat { code: code(), address: HIGH_MEMORY, mode: CpuMode::Long64 },
@@ -91,7 +90,7 @@ fn run() -> Result<Outcome, MachineError> {
         ..MachineConfig::default()
     };
     let io = MachineIo { serial: Box::new(io::sink()), console: None, ports: Vec::new() };
-    let running = Machine::new(&config, io)?.start()?;
+    let running = Machine::new_on(node, &config, io)?.start()?;
     Ok(running.wait(Some(Instant::now() + LIMIT)).outcome)
 }
 

@@ -1,8 +1,11 @@
 //! `kiln-vmm`: the machine as a command, for those who want no more than a machine.
 
 use std::io::{self, Write};
+use std::net::Shutdown;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -40,6 +43,9 @@ struct Args {
     /// A raw disk image; may be repeated.
     #[arg(long = "disk", value_name = "FILE")]
     disks: Vec<PathBuf>,
+    /// A named virtio port, offered on a Unix socket to the first who connects; may be repeated.
+    #[arg(long = "port", value_name = "NAME=unix:PATH", value_parser = port)]
+    ports: Vec<Port>,
     /// Refuse writes to the disks.
     #[arg(long)]
     read_only: bool,
@@ -73,9 +79,11 @@ fn main() -> ExitCode {
             return ExitCode::from(if error.use_stderr() { FAILED } else { 0 });
         }
     };
-    match run(&args) {
-        Ok(status) => ExitCode::from(status),
-        Err(error) => {
+    match std::panic::catch_unwind(|| run(&args)) {
+        Ok(Ok(status)) => ExitCode::from(status),
+        // What it was is on standard error; a panic's own status would be read as a verdict.
+        Err(_) => ExitCode::from(FAILED),
+        Ok(Err(error)) => {
             let _closed = writeln!(io::stderr(), "error: {error:#}");
             ExitCode::from(FAILED)
         }
@@ -94,23 +102,26 @@ fn run(args: &Args) -> Result<u8> {
         boot: Boot::Kernel { kernel, initrd: args.initrd.clone(), cmdline: args.cmdline.clone() },
         irqchip: !args.no_irqchip,
         disks: args.disks.iter().map(disk).collect(),
+        ports: args.ports.iter().map(|port| port.name.clone()).collect(),
+        virtio_console: false,
         ..MachineConfig::default()
     };
     if args.print_config {
         writeln!(io::stdout(), "{}", serde_json::to_string_pretty(&config)?)?;
         return Ok(0);
     }
-    let deadline = args.timeout.map(|seconds| Instant::now() + Duration::from_secs(seconds));
-    let machine = Machine::new(
-        &config,
-        MachineIo { serial: Box::new(io::stdout()), console: None, ports: Vec::new() },
-    )?;
+    let deadline = args.timeout.and_then(|seconds| Instant::now().checked_add(Duration::from_secs(seconds)));
+    let ports = args.ports.iter().map(Port::listen).collect::<Result<_>>()?;
+    let machine = Machine::new(&config, MachineIo { serial: Box::new(io::stdout()), console: None, ports })?;
     let running = machine.start()?;
-    stop_on_signals(running.stopper())?;
+    let caught = stop_on_signals(running.stopper())?;
     let ended = running.wait(deadline);
     if let Some(path) = &args.trace {
         let text = serde_json::to_string_pretty(&ended.trace)?;
         std::fs::write(path, text).with_context(|| format!("can't write the trace to {}", path.display()))?;
+    }
+    if let Some(signal) = caught.get() {
+        let _dies_of_it = signal_hook::low_level::emulate_default_handler(*signal);
     }
     let (status, word) = status(&ended.outcome);
     if status != 0 {
@@ -119,19 +130,56 @@ fn run(args: &Args) -> Result<u8> {
     Ok(status)
 }
 
+/// A named port, and where it is offered.
+#[derive(Clone, Debug)]
+struct Port {
+    name: String,
+    path: PathBuf,
+}
+
+fn port(text: &str) -> Result<Port, String> {
+    let (name, path) = text.split_once("=unix:").ok_or("write NAME=unix:PATH")?;
+    Ok(Port { name: name.to_owned(), path: path.into() })
+}
+
+impl Port {
+    /// Listens, and returns the machine's end; what the guest says before anyone connects waits.
+    fn listen(&self) -> Result<UnixStream> {
+        let listener = UnixListener::bind(&self.path)
+            .with_context(|| format!("can't listen on {}", self.path.display()))?;
+        let (near, machine) = UnixStream::pair()?;
+        std::thread::Builder::new().name(self.name.clone()).spawn(move || -> io::Result<()> {
+            let (peer, _) = listener.accept()?;
+            let (mut from_peer, mut to_machine) = (peer.try_clone()?, near.try_clone()?);
+            let inwards = std::thread::spawn(move || {
+                let _over = io::copy(&mut from_peer, &mut to_machine);
+                let _gone = to_machine.shutdown(Shutdown::Write);
+            });
+            let (mut from_machine, mut to_peer) = (near, peer);
+            let _over = io::copy(&mut from_machine, &mut to_peer);
+            let _gone = to_peer.shutdown(Shutdown::Both);
+            drop(inwards);
+            Ok(())
+        })?;
+        Ok(machine)
+    }
+}
+
 /// Ends the machine in order on ^C and on `SIGTERM`; a second one ends the process.
-fn stop_on_signals(stopper: Stopper) -> Result<()> {
+fn stop_on_signals(stopper: Stopper) -> Result<Arc<OnceLock<i32>>> {
     use signal_hook::consts::{SIGINT, SIGTERM};
+    let caught = Arc::new(OnceLock::new());
+    let first = caught.clone();
     let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM])?;
     std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
-        for (count, signal) in signals.forever().enumerate() {
-            stopper.stop();
-            if count > 0 {
-                let _dies = signal_hook::low_level::emulate_default_handler(signal);
+        for signal in signals.forever() {
+            if first.set(signal).is_err() {
+                let _dies_of_it = signal_hook::low_level::emulate_default_handler(signal);
             }
+            stopper.stop();
         }
     })?;
-    Ok(())
+    Ok(caught)
 }
 
 /// The exit status for how the machine ended, and the word for it.

@@ -18,7 +18,7 @@ pub enum DiskError {
     #[error("disk {}: is neither a regular file nor a block device; name one that is", .0.display())]
     Kind(PathBuf),
     /// The permissions don't allow what was asked for.
-    #[error("disk {}: can't be opened for {access}: {source}; mend its permissions or ask for a read-only disk", .path.display())]
+    #[error("disk {}: can't be opened for {access}; mend its permissions or ask for a read-only disk", .path.display())]
     Permission {
         /// The file.
         path: PathBuf,
@@ -39,7 +39,7 @@ pub enum DiskError {
         size: u64,
     },
     /// Anything else.
-    #[error("disk {}: {source}", .path.display())]
+    #[error("disk {}: can't be used", .path.display())]
     Io {
         /// The file.
         path: PathBuf,

@@ -1,5 +1,6 @@
 //! bzImages: Linux's own container of a compressed kernel (Documentation/arch/x86/boot.rst).
 
+use std::io;
 use std::path::Path;
 
 use linux_loader::loader::bootparam::setup_header;
@@ -55,7 +56,10 @@ impl BzImage {
         if flag != BOOT_FLAG || magic != MAGIC {
             return Err(no_kernel());
         }
-        if version < PROTOCOL_MIN || header.loadflags & LOADED_HIGH == 0 {
+        if header.loadflags & LOADED_HIGH == 0 {
+            return Err(damaged("it is a zImage, which is loaded below 1 MiB".to_owned()));
+        }
+        if version < PROTOCOL_MIN {
             let (major, minor) = (version >> 8, version & 0xff);
             return Err(damaged(format!("its boot protocol {major}.{minor:02} is older than 2.06")));
         }
@@ -76,9 +80,12 @@ impl BzImage {
             return None;
         }
         let (offset, length) = (self.header.payload_offset, self.header.payload_length);
-        let start = self.code.checked_add(usize::try_from(offset).ok()?)?;
-        let payload = self.bytes.get(start..start.checked_add(usize::try_from(length).ok()?)?)?;
-        Some(decompress::vmlinux(payload))
+        let payload = || {
+            let start = self.code.checked_add(usize::try_from(offset).ok()?)?;
+            self.bytes.get(start..start.checked_add(usize::try_from(length).ok()?)?)
+        };
+        let outside = || DecompressError::Damaged(io::ErrorKind::UnexpectedEof.into());
+        Some(payload().ok_or_else(outside).and_then(decompress::vmlinux))
     }
 
     /// Loads the image itself, to be entered as it says.

@@ -2,6 +2,9 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
+use std::path::Path;
+
+use super::BootError;
 
 /// More than any kernel: a hostile payload can't grow the process without bound.
 const VMLINUX_MAX: usize = 1 << 30;
@@ -19,6 +22,22 @@ pub(super) enum DecompressError {
     NoElf,
 }
 
+impl DecompressError {
+    /// Whether the payload may be sound, and only not known here.
+    pub(super) fn is_unknown(&self) -> bool {
+        matches!(self, Self::Unknown)
+    }
+
+    /// The error of the image at `path`.
+    pub(super) fn of(self, path: &Path) -> BootError {
+        let what = match self {
+            Self::Damaged(why) => format!("its payload: {why}"),
+            other => other.to_string(),
+        };
+        BootError::Damaged { path: path.to_owned(), what }
+    }
+}
+
 /// Decompresses `payload`, which is a compressed ELF, followed (but for gzip) by its size in four bytes.
 pub(super) fn vmlinux(payload: &[u8]) -> Result<Vec<u8>, DecompressError> {
     let without_size = payload.get(..payload.len().saturating_sub(4)).unwrap_or_default();
@@ -29,8 +48,9 @@ pub(super) fn vmlinux(payload: &[u8]) -> Result<Vec<u8>, DecompressError> {
             lz4(rest.get(..rest.len().saturating_sub(4)).unwrap_or_default())
         }
         [0x28, 0xb5, 0x2f, 0xfd, ..] => {
+            // It refuses windows that a kernel may well be compressed with.
             let decoder = ruzstd::decoding::StreamingDecoder::new(without_size)
-                .map_err(|error| DecompressError::Damaged(io::Error::other(error.to_string())))?;
+                .map_err(|_| DecompressError::Unknown)?;
             read(decoder)
         }
         [0x7f, b'E', b'L', b'F', ..] => Ok(payload.to_vec()),
@@ -48,21 +68,21 @@ fn read(from: impl Read) -> io::Result<Vec<u8>> {
 
 /// The kernel's LZ4 is the legacy frame: chunks, each after its compressed length in four bytes.
 fn lz4(mut rest: &[u8]) -> io::Result<Vec<u8>> {
-    let mut out = Vec::new();
+    let (mut out, mut room) = (Vec::new(), vec![0; LZ4_CHUNK]);
     while let Some((length, after)) = rest.split_first_chunk::<4>() {
         let length = usize::try_from(u32::from_le_bytes(*length)).map_err(io::Error::other)?;
         if length == 0 {
             break;
         }
         let chunk = after.get(..length).ok_or(io::ErrorKind::UnexpectedEof)?;
-        let start = out.len();
-        if start >= VMLINUX_MAX {
+        let written = lz4_flex::block::decompress_into(chunk, &mut room).map_err(io::Error::other)?;
+        if written == 0 {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        out.extend_from_slice(room.get(..written).unwrap_or_default());
+        if out.len() > VMLINUX_MAX {
             return Err(too_large());
         }
-        out.resize(start + LZ4_CHUNK, 0);
-        let room = out.get_mut(start..).unwrap_or_default();
-        let written = lz4_flex::block::decompress_into(chunk, room).map_err(io::Error::other)?;
-        out.truncate(start + written);
         rest = after.get(length..).unwrap_or_default();
     }
     Ok(out)

@@ -15,6 +15,8 @@ use crate::memory::{GuestMemory, end_of_low};
 // The ELF header (System V ABI, chapter 4; gABI), by offset.
 const CLASS: usize = 4;
 const CLASS_64: u8 = 2;
+const TYPE: usize = 0x10;
+const TYPE_EXEC: u16 = 2;
 const MACHINE: usize = 0x12;
 const MACHINE_X86_64: u16 = 62;
 const PHOFF: usize = 0x20;
@@ -53,6 +55,10 @@ fn check(path: &Path, file: &File, ram: u64) -> Result<u64, BootError> {
         let bits = if header[CLASS] == CLASS_64 { 64 } else { 32 };
         let what = format!("an ELF of {bits} bits for machine {}", number::<u16>(&header, MACHINE));
         return Err(BootError::Architecture { path: path.to_owned(), what });
+    }
+    // A program that is loaded wherever there is room is no kernel.
+    if number::<u16>(&header, TYPE) != TYPE_EXEC {
+        return Err(BootError::NoKernel(path.to_owned()));
     }
     if number::<u16>(&header, PHENTSIZE) != PH_SIZE {
         return Err(damaged("its program headers have an unknown size"));

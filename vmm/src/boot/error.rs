@@ -56,9 +56,7 @@ pub enum BootError {
         has: u64,
     },
     /// The initial RAM disk does not fit beside the kernel.
-    #[error(
-        "initrd {path} of {size} MiB does not fit beside the kernel in {has} MiB of RAM: give the machine more memory"
-    )]
+    #[error("initrd {path} of {size} MiB does not fit beside the kernel in {has} MiB of RAM: {mend}")]
     InitrdTooLarge {
         /// The file.
         path: PathBuf,
@@ -66,6 +64,8 @@ pub enum BootError {
         size: u64,
         /// The machine's RAM below the hole, in MiB.
         has: u64,
+        /// What would help.
+        mend: &'static str,
     },
     /// The command line can't be given to a kernel.
     #[error("the kernel's command line {0}")]

@@ -37,14 +37,21 @@ impl KernelFile {
     }
 }
 
-/// Opens a file that must be a regular one or a block device.
+/// Opens a file, which must be a regular one with something in it.
 pub(super) fn open(path: &Path, what: &'static str) -> Result<File, BootError> {
     let error = |source| BootError::Read { what, path: path.to_owned(), source };
-    let file = File::open(path).map_err(error)?;
-    if file.metadata().map_err(error)?.is_dir() {
+    // Asked before it is opened: opening a named pipe would wait for its writer.
+    let meta = std::fs::metadata(path).map_err(error)?;
+    if meta.is_dir() {
         return Err(error(std::io::ErrorKind::IsADirectory.into()));
     }
-    Ok(file)
+    if !meta.is_file() {
+        return Err(error(std::io::Error::other("it is no regular file")));
+    }
+    if meta.len() == 0 {
+        return Err(error(std::io::Error::other("it is empty")));
+    }
+    File::open(path).map_err(error)
 }
 
 /// The magic number of Documentation/arch/arm64/booting.rst.

@@ -28,6 +28,9 @@ pub(super) fn load(
     if !memory.check_range(GuestAddress(address), code.len()) {
         return Err(refused("that is not all RAM"));
     }
+    if mode != CpuMode::Real16 && tables::overlap(address, code.len(), mode == CpuMode::Long64) {
+        return Err(refused("the machine's own tables are there"));
+    }
     if mode != CpuMode::Real16 {
         tables::write_gdt(memory, mode == CpuMode::Long64)?;
     }

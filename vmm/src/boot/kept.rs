@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::BootError;
 use super::file::{self, KernelFile};
@@ -26,7 +27,11 @@ pub fn vmlinux_of(image: &Path, folder: &Path) -> Result<Option<PathBuf>, BootEr
         return Ok(Some(kept));
     }
     let KernelFile::BzImage(parsed) = KernelFile::open(image)? else { return Ok(None) };
-    let Some(Ok(vmlinux)) = parsed.vmlinux() else { return Ok(None) };
+    let vmlinux = match parsed.vmlinux() {
+        Some(Ok(vmlinux)) => vmlinux,
+        Some(Err(error)) if !error.is_unknown() => return Err(error.of(image)),
+        Some(Err(_)) | None => return Ok(None),
+    };
     keep(folder, &kept, &vmlinux).map_err(|source| BootError::Keep { path: folder.to_owned(), source })?;
     Ok(Some(kept))
 }
@@ -34,9 +39,13 @@ pub fn vmlinux_of(image: &Path, folder: &Path) -> Result<Option<PathBuf>, BootEr
 /// Writes a file of its own name and then gives it the one that counts: what is there is whole.
 fn keep(folder: &Path, kept: &Path, bytes: &[u8]) -> std::io::Result<()> {
     fs::create_dir_all(folder)?;
-    let part = kept.with_extension(format!("{}.part", std::process::id()));
-    let written =
-        File::create(&part).and_then(|mut file| file.write_all(bytes)).and_then(|()| fs::rename(&part, kept));
+    static PARTS: AtomicU64 = AtomicU64::new(0);
+    let mut part = kept.as_os_str().to_owned();
+    part.push(format!(".{}.{}.part", std::process::id(), PARTS.fetch_add(1, Ordering::Relaxed)));
+    let part = PathBuf::from(part);
+    let written = File::create_new(&part)
+        .and_then(|mut file| file.write_all(bytes))
+        .and_then(|()| fs::rename(&part, kept));
     if written.is_err() {
         let _gone = fs::remove_file(&part);
     }

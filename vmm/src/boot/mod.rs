@@ -92,6 +92,7 @@ fn load_kernel(memory: &GuestMemory, path: &Path) -> Result<Loaded, BootError> {
                 drop(vmlinux);
                 elf::load(memory, path, &mut file)
             }
+            Some(Err(error)) if !error.is_unknown() => Err(error.of(path)),
             Some(Err(_)) | None => image.load(memory, path),
         },
     }

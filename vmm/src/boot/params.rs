@@ -7,7 +7,9 @@ use linux_loader::start_info::{hvm_memmap_table_entry, hvm_modlist_entry, hvm_st
 use vm_memory::{Address, ByteValued, Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
 use super::{BootError, Loaded, bzimage, file};
-use crate::layout::{ACPI, ACPI_END, CMDLINE, CMDLINE_SIZE, EBDA, HIGH_MEMORY, PVH_START_INFO, ZERO_PAGE};
+use crate::layout::{
+    ACPI, ACPI_END, CMDLINE, CMDLINE_SIZE, EBDA, HIGH_MEMORY, HOLE_START, PVH_START_INFO, ZERO_PAGE,
+};
 use crate::memory::{GuestMemory, end_of_low};
 
 /// Kinds of memory, the same in e820 and in PVH's map (ACPI 6.5, table 15.4).
@@ -58,9 +60,14 @@ pub(super) fn load_initrd(memory: &GuestMemory, path: &Path, kernel: &Loaded) ->
     let mut file = file::open(path, "initrd")?;
     let size = file.metadata().map_err(read)?.len();
     let ram = end_of_low(memory);
-    let too_large =
-        || BootError::InitrdTooLarge { path: path.to_owned(), size: size.div_ceil(1 << 20), has: ram >> 20 };
     let end = ram.min(kernel.initrd_max.saturating_add(1));
+    // More memory lies above the hole, where no initrd may be.
+    let mend =
+        if end < ram || ram == HOLE_START { "make it smaller" } else { "give the machine more memory" };
+    let too_large = || {
+        let (size, has) = (size.div_ceil(1 << 20), end >> 20);
+        BootError::InitrdTooLarge { path: path.to_owned(), size, has, mend }
+    };
     let address = end.checked_sub(size).ok_or_else(too_large)? & !(PAGE - 1);
     if address < kernel.end {
         return Err(too_large());

@@ -15,6 +15,13 @@ const PRESENT_WRITABLE: u64 = 0b11;
 /// A page of 2 MiB.
 const LARGE: u64 = 1 << 7;
 
+/// Whether `size` bytes at `address` would lie on the tables.
+pub(super) fn overlap(address: u64, size: usize, long: bool) -> bool {
+    let end = address.saturating_add(u64::try_from(size).unwrap_or(u64::MAX));
+    let on = |at: u64, length: u64| address < at + length && end > at;
+    on(GDT, 5 * 8) || long && on(PAGE_TABLES, (2 + GIBS) * PAGE)
+}
+
 pub(super) fn write_gdt(memory: &GuestMemory, long: bool) -> Result<(), BootError> {
     write(memory, GDT, &gdt(long))
 }

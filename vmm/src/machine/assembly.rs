@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
+use super::outlet::outlet;
 use super::{ConsoleEnd, Machine, MachineError, MachineIo};
 use crate::block::RawDisk;
 use crate::bus::{Bus, BusDevice};
@@ -30,22 +31,36 @@ use crate::virtio::mmio::MmioTransport;
 /// `QueueNotify` (virtio 1.2, §4.2.2).
 const QUEUE_NOTIFY: u64 = 0x50;
 
-pub(super) fn assemble(config: &MachineConfig, io: MachineIo) -> Result<Machine, MachineError> {
+pub(super) fn assemble(node: &Path, config: &MachineConfig, io: MachineIo) -> Result<Machine, MachineError> {
     config.validate()?;
-    let kvm = kvm::open(Path::new(kvm::KVM_NODE))?;
+    let kvm = kvm::open(node)?;
     let most = kvm.get_max_vcpus();
     if usize::try_from(config.cpus).is_ok_and(|cpus| cpus > most) {
         return Err(KvmError::Vcpus { asked: config.cpus, most }.into());
     }
+    let bits = kvm::physical_address_bits(&kvm)?;
+    if memory::regions(config.memory).iter().any(|(base, size)| (base + size) >> bits > 0) {
+        return Err(KvmError::AddressWidth { mib: config.memory >> 20, bits }.into());
+    }
     let memory = memory::allocate(config.memory)
         .map_err(|source| MachineError::Memory { mib: config.memory >> 20, source })?;
-    let devices = virtio_devices(config, io.console, io.ports)?;
+    let power = PowerSwitch::new();
+    let (serial, drain) = outlet("serial", io.serial, power.clone()).map_err(MachineError::Io)?;
+    let mut drains = vec![drain];
+    let console = match io.console {
+        Some(ConsoleEnd { input, output }) => {
+            let (output, drain) = outlet("console", output, power.clone()).map_err(MachineError::Io)?;
+            drains.push(drain);
+            Some(ConsoleEnd { input, output: Box::new(output) })
+        }
+        None => None,
+    };
+    let devices = virtio_devices(config, console, io.ports)?;
     let entry = crate::boot::load(&memory, config, devices.len())?;
 
-    let power = PowerSwitch::new();
     let vm = Vm::new(&kvm, memory.clone(), config.irqchip)?;
     let mut wiring = Wiring { vm: &vm, irqchip: config.irqchip, pio: Bus::new(), mmio: Bus::new() };
-    let uart = Arc::new(Mutex::new(Uart::new(wiring.line(COM1_GSI)?, io.serial)));
+    let uart = Arc::new(Mutex::new(Uart::new(wiring.line(COM1_GSI)?, Box::new(serial))));
     wiring.pio.insert("COM1", (COM1.into(), 8), uart.clone())?;
     wiring.pio("i8042", I8042_PORT, 5, I8042::new(power.clone()))?;
     wiring.pio("ACPI power", ACPI_SLEEP, 3, AcpiPower::new(power.clone()))?;
@@ -65,7 +80,7 @@ pub(super) fn assemble(config: &MachineConfig, io: MachineIo) -> Result<Machine,
         .collect::<Result<_, _>>()?;
     let buses = Arc::new(Buses { pio: wiring.pio, mmio: wiring.mmio });
     let vcpus = Ready::new(&kvm, vm, (config.cpus, config.irqchip), entry, buses, power.clone())?;
-    Ok(Machine { vcpus, power, uart, virtio })
+    Ok(Machine { vcpus, power, uart, virtio, drains })
 }
 
 /// The virtio devices, in the order of their addresses: the console first, then the disks.
@@ -74,6 +89,10 @@ fn virtio_devices(
     console: Option<ConsoleEnd>,
     ports: Vec<std::os::unix::net::UnixStream>,
 ) -> Result<Vec<Box<dyn VirtioDevice>>, MachineError> {
+    if config.ports.len() != ports.len() {
+        let text = format!("{} port names and {} streams", config.ports.len(), ports.len());
+        return Err(MachineError::Io(std::io::Error::other(text)));
+    }
     let mut devices: Vec<Box<dyn VirtioDevice>> = Vec::new();
     if config.virtio_console || !config.ports.is_empty() {
         let nobody = || ConsoleEnd { input: None, output: Box::new(std::io::sink()) };

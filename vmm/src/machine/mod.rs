@@ -2,10 +2,12 @@
 
 mod assembly;
 mod error;
+mod outlet;
 mod running;
 
 use std::io::Write;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -15,9 +17,11 @@ pub use running::{Ended, Running, Stopper};
 
 use crate::config::MachineConfig;
 use crate::device::uart::Uart;
+use crate::kvm::KVM_NODE;
 use crate::outcome::PowerSwitch;
 use crate::vcpu::Ready;
 use crate::virtio::mmio::MmioTransport;
+use outlet::Drain;
 
 /// The host's ends of what a machine is connected to.
 pub struct MachineIo {
@@ -35,6 +39,7 @@ pub struct Machine {
     power: PowerSwitch,
     uart: Arc<Mutex<Uart>>,
     virtio: Vec<Arc<Mutex<MmioTransport>>>,
+    drains: Vec<Drain>,
 }
 
 impl Machine {
@@ -43,7 +48,15 @@ impl Machine {
     /// # Errors
     /// See [`MachineError`].
     pub fn new(config: &MachineConfig, io: MachineIo) -> Result<Self, MachineError> {
-        assembly::assemble(config, io)
+        Self::new_on(Path::new(KVM_NODE), config, io)
+    }
+
+    /// As [`Machine::new`], on the KVM at `node`.
+    ///
+    /// # Errors
+    /// See [`MachineError`].
+    pub fn new_on(node: &Path, config: &MachineConfig, io: MachineIo) -> Result<Self, MachineError> {
+        assembly::assemble(node, config, io)
     }
 
     /// Lets it run: every vCPU's thread is in place before the first instruction.
@@ -53,6 +66,6 @@ impl Machine {
     pub fn start(self) -> Result<Running, MachineError> {
         let began = Instant::now();
         let threads = self.vcpus.start(began).map_err(MachineError::Io)?;
-        Ok(Running::new(threads, self.power, self.uart, self.virtio))
+        Ok(Running::new(threads, self.power, self.uart, self.virtio, self.drains))
     }
 }

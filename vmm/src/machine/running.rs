@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::outlet::Drain;
 use crate::device::uart::Uart;
 use crate::outcome::{Outcome, PowerSwitch};
 use crate::trace::Trace;
@@ -19,6 +20,7 @@ pub struct Running {
     power: PowerSwitch,
     uart: Arc<Mutex<Uart>>,
     virtio: Vec<Arc<Mutex<MmioTransport>>>,
+    drains: Vec<Drain>,
 }
 
 /// How a machine ended, and what it did.
@@ -47,8 +49,9 @@ impl Running {
         power: PowerSwitch,
         uart: Arc<Mutex<Uart>>,
         virtio: Vec<Arc<Mutex<MmioTransport>>>,
+        drains: Vec<Drain>,
     ) -> Self {
-        Self { threads, power, uart, virtio }
+        Self { threads, power, uart, virtio, drains }
     }
 
     /// A handle that ends the machine.
@@ -70,7 +73,10 @@ impl Running {
                 self.power.end(Outcome::Stopped);
                 continue;
             }
-            self.uart.lock().unwrap_or_else(PoisonError::into_inner).flush();
+            // A UART that is busy is not silent.
+            if let Ok(mut uart) = self.uart.try_lock() {
+                uart.flush();
+            }
             if watch.all_sleep_for_ever(&self.threads) {
                 self.power.end(Outcome::Halted);
             }
@@ -90,6 +96,9 @@ impl Running {
             transport.lock().unwrap_or_else(PoisonError::into_inner).stop();
         }
         self.uart.lock().unwrap_or_else(PoisonError::into_inner).flush();
+        for drain in &self.drains {
+            drain.finish();
+        }
         Trace { vcpus }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use kvm_ioctls::VcpuFd;
-use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler};
+use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler, unblock_signal};
 
 /// A handle on a vCPU's thread that makes its `KVM_RUN` return.
 ///
@@ -38,6 +38,8 @@ impl Kick {
     /// Makes this thread, which runs `vcpu`, the target.
     pub(super) fn register(&self, vcpu: &mut VcpuFd) -> Registered<'_> {
         let immediate_exit = (&raw mut vcpu.get_kvm_run().immediate_exit).cast::<AtomicU8>().cast_const();
+        // Whoever started this process or thread may have blocked the signal.
+        let _was_not_blocked = unblock_signal(SIGRTMIN());
         // SAFETY: the call has no preconditions.
         #[allow(unsafe_code)]
         let thread = unsafe { libc::pthread_self() };
@@ -59,9 +61,14 @@ impl Kick {
     }
 }
 
-/// Takes back a call that has been answered.
-pub(super) fn answered(vcpu: &mut VcpuFd) {
-    vcpu.set_kvm_immediate_exit(0);
+/// Takes back a call that has been heard, before what it was for is looked at: one that comes later counts again.
+pub(super) fn heard(vcpu: &mut VcpuFd) {
+    let flag = &raw mut vcpu.get_kvm_run().immediate_exit;
+    // SAFETY: the byte is in the vCPU's own mapping, which lives; here and in `kick` it is touched only atomically.
+    #[allow(unsafe_code)]
+    let flag = unsafe { AtomicU8::from_ptr(flag) };
+    // A swap, and not a store: no later read may come before it.
+    flag.swap(0, Ordering::SeqCst);
 }
 
 /// Gives the signal a handler that does nothing: its arrival is what counts. Once a process.

@@ -42,18 +42,28 @@ pub(super) fn once(vcpu: &mut VcpuFd, index: u32, buses: &Buses, recorder: &mut 
         VcpuExit::IoIn(port, data) => {
             let data: *mut [u8] = data;
             recorder.exit(ExitKind::IoIn);
-            port_io(vcpu, data, |element| {
+            let size = port_io_size(vcpu);
+            // SAFETY: `data` is what the exit handed out: bytes of the page that KVM shares with this vCPU, which
+            // live as long as `vcpu`. The exit's own borrow is over, and nothing else touches them until the
+            // next `KVM_RUN`.
+            #[allow(unsafe_code)]
+            let data = unsafe { &mut *data };
+            for element in data.chunks_exact_mut(size) {
                 let device = buses.pio.read(port.into(), element).cloned();
                 recorder.access(note(device, (true, false), port.into(), element));
-            });
+            }
         }
         VcpuExit::IoOut(port, data) => {
-            let data: *mut [u8] = std::ptr::from_ref(data).cast_mut();
+            let data: *const [u8] = data;
             recorder.exit(ExitKind::IoOut);
-            port_io(vcpu, data, |element| {
+            let size = port_io_size(vcpu);
+            // SAFETY: as above, and nothing writes them.
+            #[allow(unsafe_code)]
+            let data = unsafe { &*data };
+            for element in data.chunks_exact(size) {
                 let device = buses.pio.write(port.into(), element).cloned();
                 recorder.access(note(device, (true, true), port.into(), element));
-            });
+            }
         }
         VcpuExit::MmioRead(address, data) => {
             recorder.exit(ExitKind::MmioRead);
@@ -65,6 +75,8 @@ pub(super) fn once(vcpu: &mut VcpuFd, index: u32, buses: &Buses, recorder: &mut 
             let device = buses.mmio.write(address, data).cloned();
             recorder.access(note(device, (false, true), address, data));
         }
+        // Without a local APIC nobody asks what the task priority is.
+        VcpuExit::SetTpr => recorder.exit(ExitKind::Other),
         // Only a machine without interrupt controllers sees this one: nothing can ever wake the processor.
         VcpuExit::Hlt => {
             recorder.exit(ExitKind::Hlt);
@@ -105,19 +117,12 @@ pub(super) fn once(vcpu: &mut VcpuFd, index: u32, buses: &Buses, recorder: &mut 
     Next::GoOn
 }
 
-/// Hands a port access to `each`, element by element: a `rep` instruction comes as one exit with many.
-fn port_io(vcpu: &mut VcpuFd, data: *mut [u8], mut each: impl FnMut(&mut [u8])) {
+/// The width of each element of a port access: a `rep` instruction comes as one exit with many.
+fn port_io_size(vcpu: &mut VcpuFd) -> usize {
     // SAFETY: the exit was `KVM_EXIT_IO`, for which `io` is the union's valid member.
     #[allow(unsafe_code)]
-    let size = usize::from(unsafe { vcpu.get_kvm_run().__bindgen_anon_1.io.size });
-    // SAFETY: `data` is what the exit handed out: bytes of the page that KVM shares with this vCPU, which live
-    // as long as `vcpu`. The exit's own borrow is over, and nothing else touches them until the next
-    // `KVM_RUN`.
-    #[allow(unsafe_code)]
-    let data = unsafe { &mut *data };
-    for element in data.chunks_exact_mut(size.max(1)) {
-        each(element);
-    }
+    let size = unsafe { vcpu.get_kvm_run().__bindgen_anon_1.io.size };
+    usize::from(size).max(1)
 }
 
 fn note(device: Option<Arc<str>>, (pio, write): (bool, bool), address: u64, data: &[u8]) -> Note {

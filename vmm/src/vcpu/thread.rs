@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Barrier};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -98,9 +98,11 @@ impl Ready {
     /// Starts the threads; each is in place, and can be called back, before any enters the guest.
     pub(crate) fn start(self, began: Instant) -> io::Result<Vec<VcpuThread>> {
         kick::install_handler()?;
-        let count = self.vcpus.len() + 1;
-        let (ready, go) = (Arc::new(Barrier::new(count)), Arc::new(Barrier::new(count)));
-        let mut threads = Vec::new();
+        // The gate is shut while this is held; each thread says that it is there, and then waits at it.
+        let gate = Arc::new(Mutex::new(()));
+        let shut = gate.lock().unwrap_or_else(PoisonError::into_inner);
+        let (there, all) = mpsc::channel();
+        let mut threads: Vec<VcpuThread> = Vec::new();
         for (index, vcpu) in (0..).zip(self.vcpus) {
             let shared = Arc::new(Shared {
                 kick: Kick::default(),
@@ -111,41 +113,38 @@ impl Ready {
             });
             let body = {
                 let (group, shared) = (self.group.clone(), shared.clone());
-                let (ready, go) = (ready.clone(), go.clone());
+                let (there, gate) = (there.clone(), gate.clone());
                 move || {
                     let mut vcpu = vcpu;
                     let trace = {
                         let _registered = shared.kick.register(&mut vcpu);
                         shared.note_clock();
-                        ready.wait();
-                        go.wait();
+                        let _owner_has_given_up = there.send(());
+                        drop(gate.lock().unwrap_or_else(PoisonError::into_inner));
                         guarded(&mut vcpu, index, &group, &shared, began)
                     };
                     drop(vcpu);
                     trace
                 }
             };
-            // A thread that can't be had leaves those before it at the barrier: they are let go by a machine
-            // that has ended already.
             let handle = match std::thread::Builder::new().name(format!("vcpu{index}")).spawn(body) {
                 Ok(handle) => handle,
                 Err(error) => {
+                    // Those that are there go through the gate of a machine that has ended.
                     self.group.power.end(Outcome::MachineFailed { error: error.to_string() });
-                    // The barriers count on threads that never came; stand in for them.
-                    for _ in 0..count - threads.len() {
-                        let (ready, go) = (ready.clone(), go.clone());
-                        std::thread::Builder::new().spawn(move || {
-                            ready.wait();
-                            go.wait();
-                        })?;
+                    drop(shut);
+                    for (index, thread) in (0..).zip(threads) {
+                        thread.join(index);
                     }
                     return Err(error);
                 }
             };
             threads.push(VcpuThread { shared, handle });
         }
-        ready.wait();
-        go.wait();
+        for _ in &threads {
+            let _a_thread_is_there = all.recv();
+        }
+        drop(shut);
         Ok(threads)
     }
 }
@@ -165,7 +164,7 @@ fn run(vcpu: &mut VcpuFd, index: u32, group: &Group, shared: &Shared, recorder: 
         match run::once(vcpu, index, &group.buses, recorder) {
             Next::GoOn => {}
             Next::Called => {
-                kick::answered(vcpu);
+                kick::heard(vcpu);
                 shared.answer(vcpu);
             }
             Next::End(outcome) => group.power.end(outcome),

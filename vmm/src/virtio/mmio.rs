@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use virtio_queue::{Queue, QueueT};
 use vm_memory::GuestAddress;
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::device::{Activation, FEATURE_EVENT_IDX, FEATURE_VERSION_1, InterruptSource, VirtioDevice};
 use crate::bus::BusDevice;
@@ -51,7 +51,8 @@ impl MmioTransport {
             .iter()
             .map(|&size| Queue::new(size).map_err(io::Error::other))
             .collect::<io::Result<_>>()?;
-        let kicks = queues.iter().map(|_| EventFd::new(EFD_NONBLOCK)).collect::<io::Result<_>>()?;
+        let kicks =
+            queues.iter().map(|_| EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)).collect::<io::Result<_>>()?;
         Ok(Self {
             device,
             memory,
@@ -185,11 +186,18 @@ impl MmioTransport {
 
     fn set_ready(&mut self, value: u32) {
         let configuring = self.configuring();
+        let live = self.status & reg::DRIVER_OK != 0;
         let Some(queue) = usize::try_from(self.queue_sel).ok().and_then(|sel| self.queues.get_mut(sel))
         else {
             return;
         };
         match value {
+            // The worker has its own view of the queue; to take one from it is to end it.
+            0 if queue.ready() && live => {
+                queue.set_ready(false);
+                self.device.reset();
+                self.interrupt.fail();
+            }
             0 => queue.set_ready(false),
             1 if configuring => queue.set_ready(true),
             _ => {}

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{Builder, JoinHandle};
 
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 /// A running worker; `T` is what it gives back when it ends.
 pub(super) struct Worker<T> {
@@ -22,7 +22,7 @@ pub(super) struct Stop {
 
 impl Stop {
     pub(super) fn new() -> io::Result<Self> {
-        Ok(Self { event: EventFd::new(EFD_NONBLOCK)?, flag: Arc::new(AtomicBool::new(false)) })
+        Ok(Self { event: EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?, flag: Arc::new(AtomicBool::new(false)) })
     }
 
     pub(super) fn requested(&self) -> bool {

@@ -86,8 +86,10 @@ fn measure(contender: &Contender) -> Result<Sample> {
     let exits = fs::read_to_string(EXITS).ok().and_then(|text| text.trim().parse().ok());
     let memory = resident_beside_guest(child.0.id(), contender.guest_memory)?;
     let hello_ms = contender.hello.then(|| wait_for_hello(&agent, began)).transpose()?;
+    let entries = entries_ms();
     Ok(Sample {
-        first_instruction_ms: first_entry_ms().map(|ms| ms - began_boot_clock),
+        first_instruction_ms: entries.map(|(first, _)| first - began_boot_clock),
+        kernel_ms: entries.map(|(_, kernel)| kernel - began_boot_clock),
         marker_ms: (at - began).as_secs_f64() * 1e3,
         hello_ms,
         exits,
@@ -133,25 +135,35 @@ fn wait_for_hello(path: &Path, began: Instant) -> Result<f64> {
     Ok(began.elapsed().as_secs_f64() * 1e3)
 }
 
-/// Makes the kernel note the next time that KVM enters a guest, and only that.
+/// Where a kernel's code is in physical memory, whoever loaded it: above the first MiB, which is the firmware's, and
+/// below the end of the first 4 GiB, where it starts.
+const KERNEL_CODE: &str = "guest_rip >= 0x100000 && guest_rip < 0xff000000";
+
+/// Makes the kernel note each time that KVM enters a guest, up to the first exit from a kernel's code.
 fn arm_trace() {
     let set = |file: &str, value: &str| fs::write(format!("{TRACING}/{file}"), value);
     let _ = set("tracing_on", "0");
     let _ = set("trace_clock", "mono");
     let _ = set("trace", "");
-    let _ = set("events/kvm/kvm_entry/trigger", "!traceoff:1");
-    let _ = set("events/kvm/kvm_entry/trigger", "traceoff:1");
+    let trigger = format!("traceoff:1 if {KERNEL_CODE}");
+    let _ = set("events/kvm/kvm_exit/trigger", &format!("!{trigger}"));
+    let _ = set("events/kvm/kvm_exit/trigger", &trigger);
     let _ = set("events/kvm/kvm_entry/enable", "1");
     let _ = set("tracing_on", "1");
 }
 
-/// When KVM first entered a guest since [`arm_trace`], in milliseconds of the monotonic clock.
-fn first_entry_ms() -> Option<f64> {
+/// When KVM first entered a guest since [`arm_trace`], and when it entered it last before its kernel's first exit: in
+/// milliseconds of the monotonic clock.
+fn entries_ms() -> Option<(f64, f64)> {
     let trace = fs::read_to_string(format!("{TRACING}/trace")).ok()?;
     let _ = fs::write(format!("{TRACING}/events/kvm/kvm_entry/enable"), "0");
-    let line = trace.lines().find(|line| line.contains(" kvm_entry: "))?;
-    let stamp = line.split(" kvm_entry: ").next()?.trim_end_matches(':').split_whitespace().next_back()?;
-    stamp.trim_end_matches(':').parse::<f64>().ok().map(|seconds| seconds * 1e3)
+    let mut stamps = trace.lines().filter_map(|line| {
+        let (before, _) = line.split_once(" kvm_entry: ")?;
+        let stamp = before.split_whitespace().next_back()?;
+        stamp.trim_end_matches(':').parse::<f64>().ok().map(|seconds| seconds * 1e3)
+    });
+    let first = stamps.next()?;
+    Some((first, stamps.next_back().unwrap_or(first)))
 }
 
 /// The monotonic clock in milliseconds.

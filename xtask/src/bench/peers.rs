@@ -9,7 +9,7 @@ pub(super) const MEMORY_MIB: u64 = 256;
 /// What peers are given as command line: a serial console, quiet, and no second boot after a panic.
 pub(super) const PEER_CMDLINE: &str = "console=ttyS0 quiet panic=-1";
 /// What the agent prints on the UART before anything else: the guest's init runs.
-pub(super) const INIT_MARKER: &str = "kiln-agent ";
+pub(super) const INIT_MARKER: &str = "kiln-agent: ";
 /// What the null guest prints.
 pub(super) const NULL_MARKER: &str = "kiln-null: hello";
 
@@ -118,9 +118,10 @@ impl Peer {
 
 /// kiln's own machine with `cmdline`; `kept` is where it keeps the ELF of a compressed kernel.
 pub(super) fn kiln(program: &str, guest: &Guest, cmdline: &str, cache: &str) -> Contender {
-    let mut argv = vec![program.to_owned(), "--kernel".to_owned(), guest.kernel.to_owned()];
+    let kept = format!("{cache}/vmlinux");
+    let mut argv = vec![program.to_owned(), guest.kernel.to_owned()];
     argv.extend(["--mem".to_owned(), MEMORY_MIB.to_string()]);
-    argv.extend(["--append".to_owned(), cmdline.to_owned()]);
+    argv.extend(["--cmdline".to_owned(), cmdline.to_owned(), "--keep".to_owned(), kept.clone()]);
     if let Some(initrd) = guest.initrd {
         argv.extend(["--initrd".to_owned(), initrd.to_owned()]);
         argv.extend(["--port".to_owned(), format!("{}=unix:{{agent}}", kiln::protocol::wire::PORT_NAME)]);
@@ -129,11 +130,11 @@ pub(super) fn kiln(program: &str, guest: &Guest, cmdline: &str, cache: &str) -> 
         vmm: "kiln".to_owned(),
         guest: guest.name.to_owned(),
         argv,
-        env: vec![("KILN_CACHE".to_owned(), cache.to_owned())],
+        env: Vec::new(),
         marker: guest.marker(),
         hello: guest.initrd.is_some(),
         guest_memory: MEMORY_MIB << 20,
-        kept: Some(format!("{cache}/vmlinux")),
+        kept: Some(kept),
     }
 }
 

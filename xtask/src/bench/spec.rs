@@ -37,6 +37,8 @@ pub(crate) struct Spec {
 pub(crate) struct Sample {
     /// KVM first entered the guest.
     pub(crate) first_instruction_ms: Option<f64>,
+    /// KVM entered the guest for the kernel's first instructions, with the firmware done if there is any.
+    pub(crate) kernel_ms: Option<f64>,
     /// The guest's marker appeared on the UART: for a Linux guest, its init runs.
     pub(crate) marker_ms: f64,
     /// The agent's hello arrived on its own port.

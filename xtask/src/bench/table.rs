@@ -7,11 +7,12 @@ use crate::ui::{Align, Table};
 /// init as a share of the first line with the same guest that is not kiln's.
 pub(crate) fn table(all: &[Measured]) -> Table {
     use Align::{Left, Right};
-    let mut table = Table::new(&[Left, Left, Right, Right, Right, Right, Right, Right, Right]);
+    let mut table = Table::new(&[Left, Left, Right, Right, Right, Right, Right, Right, Right, Right]);
     table.row([
         "guest",
         "VMM",
         "first instruction",
+        "kernel",
         "init",
         "hello",
         "cold init",
@@ -35,6 +36,7 @@ pub(crate) fn table(all: &[Measured]) -> Table {
             one.guest.clone(),
             one.vmm.clone(),
             number(one.median(|s| s.first_instruction_ms)),
+            number(one.median(|s| s.kernel_ms)),
             number(init),
             number(one.median(|s| s.hello_ms)),
             number(one.cold(|s| Some(s.marker_ms))),

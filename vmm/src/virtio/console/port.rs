@@ -66,6 +66,10 @@ pub(super) struct Port {
     sending: Option<(Chain, u64)>,
 }
 
+/// How many bytes a queue moves in a turn, about: the others' turns, and the end of the machine, must not wait for a
+/// guest whose buffers are all of its memory, over and over.
+const TURN: u64 = 1 << 20;
+
 impl Port {
     pub(super) fn new(
         name: String,
@@ -113,9 +117,13 @@ impl Port {
 
     /// Moves bytes from the guest to the host.
     pub(super) fn pump_tx(&mut self, memory: &GuestMemory) -> Result<Progress, RingError> {
+        let mut budget = TURN;
         for _ in 0..self.tx.size() {
             if self.blocked {
                 return Ok(Progress::Idle);
+            }
+            if budget == 0 {
+                return Ok(Progress::More);
             }
             let (chain, done) = match self.sending.take() {
                 Some(sending) => sending,
@@ -125,19 +133,27 @@ impl Port {
                 },
             };
             let end = total(&chain.readable);
-            let done = done + self.send(memory, &chain.readable, done)?;
-            if done < end && self.blocked {
+            let sent = self.send(memory, &chain.readable, done, budget)?;
+            budget = budget.saturating_sub(sent);
+            let done = done.saturating_add(sent);
+            if done < end {
                 self.sending = Some((chain, done));
-                return Ok(Progress::Idle);
+                return Ok(if self.blocked { Progress::Idle } else { Progress::More });
             }
             self.tx.push(chain.head, 0)?;
         }
         Ok(Progress::More)
     }
 
-    /// Sends what follows the first `skip` bytes; the answer is how much went out. With nobody to send to
+    /// Sends what follows the first `skip` bytes, at most some `limit`; the answer is how much went out. With nobody to send to
     /// everything is dropped.
-    fn send(&mut self, memory: &GuestMemory, spans: &[Span], mut skip: u64) -> Result<u64, RingError> {
+    fn send(
+        &mut self,
+        memory: &GuestMemory,
+        spans: &[Span],
+        mut skip: u64,
+        limit: u64,
+    ) -> Result<u64, RingError> {
         let mut sent = 0;
         for span in spans {
             let size = u64::from(span.len);
@@ -151,8 +167,13 @@ impl Port {
                 skip -= jump as u64;
                 slice = slice.offset(jump).map_err(vm_memory::GuestMemoryError::from)?;
                 while !slice.is_empty() {
+                    if sent >= limit {
+                        return Ok(sent);
+                    }
+                    let most = slice.len().min(to_usize(limit - sent));
+                    let piece = slice.subslice(0, most).map_err(vm_memory::GuestMemoryError::from)?;
                     let Some(host) = &mut self.host else { return Ok(u64::MAX >> 1) };
-                    match write_some(host, &slice) {
+                    match write_some(host, &piece) {
                         Ok(count) if count > 0 => {
                             sent += count as u64;
                             slice = slice.offset(count).map_err(vm_memory::GuestMemoryError::from)?;
@@ -175,7 +196,11 @@ impl Port {
         if !self.guest_open {
             return Ok(Progress::Idle);
         }
+        let mut budget = TURN;
         for _ in 0..self.rx.size() {
+            if budget == 0 {
+                return Ok(Progress::More);
+            }
             let chain = match self.room.take() {
                 Some(chain) => chain,
                 None => match self.rx.pop()? {
@@ -193,6 +218,7 @@ impl Port {
                 return Ok(Progress::Idle);
             }
             self.rx.push(chain.head, received)?;
+            budget = budget.saturating_sub(u64::from(received));
         }
         Ok(Progress::More)
     }
