@@ -138,7 +138,6 @@ fn initrd_lies_at_the_end_of_ram() {
 #[test]
 fn what_is_no_kernel_is_named() {
     for (bytes, wanted) in [
-        (Vec::new(), "is no kernel"),
         (vec![0; 5000], "is no kernel"),
         (b"#!/bin/sh\n".to_vec(), "is no kernel"),
         (elf("halt")[..40].to_vec(), "ends within its ELF header"),
@@ -165,11 +164,13 @@ fn kernel_of_another_machine_is_named() {
 }
 
 #[test]
-fn missing_file_and_directory_are_named() {
+fn missing_empty_file_and_directory_are_named() {
     for path in ["/no/such/kernel", "/"] {
         let text = words(&config(path.as_ref()), 16 * MIB);
         assert!(text.contains("can't read the kernel") && text.contains(path), "{text}");
     }
+    let empty = load(&memory::allocate(16 * MIB).unwrap(), &config(file(b"").path()), 0).unwrap_err();
+    assert_eq!(std::error::Error::source(&empty).unwrap().to_string(), "it is empty");
     let kernel = file(&elf("halt"));
     let text = words(&with_initrd(config(kernel.path()), "/no/such/initrd".into()), 16 * MIB);
     assert!(text.contains("can't read the initrd /no/such/initrd"), "{text}");
