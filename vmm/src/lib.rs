@@ -16,6 +16,7 @@ pub mod level;
 pub mod machine;
 pub mod memory;
 pub mod outcome;
+pub mod thread;
 pub mod trace;
 pub mod vcpu;
 pub mod virtio;

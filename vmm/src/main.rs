@@ -148,7 +148,7 @@ impl Port {
         let listener = UnixListener::bind(&self.path)
             .with_context(|| format!("can't listen on {}", self.path.display()))?;
         let (near, machine) = UnixStream::pair()?;
-        std::thread::Builder::new().name(self.name.clone()).spawn(move || -> io::Result<()> {
+        kiln_vmm::thread::named(&self.name).spawn(move || -> io::Result<()> {
             let (peer, _) = listener.accept()?;
             let (mut from_peer, mut to_machine) = (peer.try_clone()?, near.try_clone()?);
             let inwards = std::thread::spawn(move || {
@@ -171,7 +171,7 @@ fn stop_on_signals(stopper: Stopper) -> Result<Arc<OnceLock<i32>>> {
     let caught = Arc::new(OnceLock::new());
     let first = caught.clone();
     let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM])?;
-    std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
+    kiln_vmm::thread::named("signals").spawn(move || {
         for signal in signals.forever() {
             if first.set(signal).is_err() {
                 let _dies_of_it = signal_hook::low_level::emulate_default_handler(signal);

@@ -54,7 +54,7 @@ pub(super) fn outlet(
 ) -> io::Result<(Outlet, Drain)> {
     let shared = Arc::new(Shared::default());
     let own = shared.clone();
-    std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+    crate::thread::named(name).spawn(move || {
         pump(&own, &mut *writer);
         // What the writer holds goes with it, before anyone is told that all is out.
         drop(writer);

@@ -127,7 +127,7 @@ impl Ready {
                     trace
                 }
             };
-            let handle = match std::thread::Builder::new().name(format!("vcpu{index}")).spawn(body) {
+            let handle = match crate::thread::named(&format!("vcpu{index}")).spawn(body) {
                 Ok(handle) => handle,
                 Err(error) => {
                     // Those that are there go through the gate of a machine that has ended.

@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{Builder, JoinHandle};
+use std::thread::JoinHandle;
 
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
@@ -42,7 +42,7 @@ impl<T: Send + 'static> Worker<T> {
     pub(super) fn spawn(name: String, body: impl FnOnce(Stop) -> T + Send + 'static) -> io::Result<Self> {
         let stop = Stop::new()?;
         let inner = stop.try_clone()?;
-        let thread = Builder::new().name(name).spawn(move || body(inner))?;
+        let thread = crate::thread::named(&name).spawn(move || body(inner))?;
         Ok(Self { stop, thread })
     }
 

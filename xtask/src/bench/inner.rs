@@ -10,43 +10,30 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use super::spec::{Contender, Measured, Sample, Spec};
+use super::spec::{Came, Contender, Sample, Spec};
 
 /// The word that makes this program measure what it finds in the lab.
 pub(crate) const INNER_BENCH: &str = "inner-bench";
 
 /// No boot takes longer; a contender that does is reported as failed.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(15);
 const TRACING: &str = "/sys/kernel/tracing";
 const EXITS: &str = "/sys/kernel/debug/kvm/exits";
 
-/// Measures what the file at `spec` says, and prints what it found as JSON.
+/// Measures what the file at `spec` says, and prints what each run came to as it ends.
 pub(crate) fn run(spec: &Path) -> Result<()> {
     let spec: Spec = serde_json::from_slice(&fs::read(spec)?)?;
     for (kind, at) in [("debugfs", "/sys/kernel/debug"), ("tracefs", TRACING)] {
         mount(kind, at);
     }
-    let mut measured: Vec<Measured> = spec
-        .contenders
-        .iter()
-        .map(|c| Measured { vmm: c.vmm.clone(), guest: c.guest.clone(), samples: Vec::new(), error: None })
-        .collect();
-    for round in 0..=spec.rounds {
-        for (contender, into) in spec.contenders.iter().zip(&mut measured) {
-            if into.error.is_some() {
-                continue;
-            }
-            if let (0, Some(kept)) = (round, &contender.kept) {
-                let _ = fs::remove_dir_all(kept);
-            }
-            match measure(contender) {
-                Ok(sample) => into.samples.push(sample),
-                Err(error) => into.error = Some(format!("{error:#}")),
-            }
-            eprintln!("{} {} {}/{}", contender.vmm, contender.guest, round, spec.rounds);
+    for run in spec.runs {
+        let contender = spec.contenders.get(run.contender).context("a run names no contender")?;
+        if let (true, Some(kept)) = (run.cold, &contender.kept) {
+            let _ = fs::remove_dir_all(kept);
         }
+        let sample = measure(contender).map_err(|error| format!("{error:#}"));
+        println!("{}", serde_json::to_string(&Came { run, sample })?);
     }
-    println!("{}", serde_json::to_string(&measured)?);
     Ok(())
 }
 

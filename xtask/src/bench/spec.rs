@@ -26,10 +26,30 @@ pub(crate) struct Contender {
 /// What the lab is asked to measure.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Spec {
-    /// In the order of the table; runs are interleaved.
+    /// In the order of the table.
     pub(crate) contenders: Vec<Contender>,
-    /// How often each is run; the median counts. The first round warms up and is reported apart as cold.
-    pub(crate) rounds: usize,
+    /// What is run, in this order: contenders are interleaved.
+    pub(crate) runs: Vec<Run>,
+}
+
+/// One run that is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Run {
+    /// Which contender.
+    pub(crate) contender: usize,
+    /// What the contender kept from an earlier run is removed first.
+    pub(crate) cold: bool,
+    /// Nothing is measured: it only leaves behind what a warm run finds.
+    pub(crate) warms_up: bool,
+}
+
+/// What one run came to; a line of JSON each, as they end.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Came {
+    /// The run.
+    pub(crate) run: Run,
+    /// What was measured, or why nothing was.
+    pub(crate) sample: Result<Sample, String>,
 }
 
 /// One run of one contender. Times are in milliseconds of the lab's clock since the program was started.

@@ -46,8 +46,9 @@ pub struct LabSpec {
     pub disks: Vec<DiskConfig>,
     /// RAM for the guests inside, in bytes.
     pub guest_memory: u64,
-    /// Whether the lab's clock counts instructions, so that figures repeat.
-    pub counts_instructions: bool,
+    /// A seed, if the lab's clock is to count instructions, so that figures repeat. Some seed may run into a guest
+    /// that spins for ever; another gets past it.
+    pub counts_instructions: Option<u32>,
     /// After so much wall time a lab that still runs is stuck, and is ended.
     pub guard: Duration,
     /// Where the lab's own console goes.
@@ -61,7 +62,7 @@ impl Default for LabSpec {
             files: Vec::new(),
             disks: Vec::new(),
             guest_memory: 1 << 30,
-            counts_instructions: false,
+            counts_instructions: None,
             guard: Duration::from_secs(600),
             console: None,
         }
@@ -106,8 +107,8 @@ impl Lab {
         command.args(&qemu.program[1..]).envs(qemu.env.iter().map(|(name, value)| (name, value)));
         command.args(["-M", "q35", "-smp", "1", "-cpu", CPU, "-nodefaults", "-no-reboot"]);
         command.args(["-display", "none", "-serial", "stdio", "-monitor", "none"]);
-        if spec.counts_instructions {
-            command.args(["-accel", "tcg", "-icount", "shift=1,sleep=off", "-seed", "1"]);
+        if let Some(seed) = spec.counts_instructions {
+            command.args(["-accel", "tcg", "-icount", "shift=1,sleep=off", "-seed", &seed.to_string()]);
             command.args(["-rtc", "base=2026-01-01T00:00:00,clock=vm"]);
         } else {
             command.args(["-accel", "tcg"]);
@@ -145,6 +146,13 @@ impl Lab {
     #[must_use]
     pub fn client(&self) -> &Client {
         &self.client
+    }
+
+    /// Ends the lab from another thread: whoever waits for its agent then finds it lost.
+    #[must_use]
+    pub fn ender(&self) -> impl Fn() + Send + 'static {
+        let child = self.qemu.child.clone();
+        move || drop(child.lock().unwrap_or_else(PoisonError::into_inner).kill())
     }
 
     /// Turns the loss of the agent into what happened to the lab.
