@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::cache::{Cache, Key};
+use crate::child;
 use crate::distro::{is_absent, run};
 use crate::progress::{Progress, Work};
 use crate::{Error, workspace};
@@ -113,7 +114,7 @@ fn flags(workspace: &Path) -> OsString {
 
 /// A command without the settings that would change what is built.
 fn clean(program: impl Into<OsString>) -> Command {
-    let mut command = Command::new(program.into());
+    let mut command = child::command(program.into());
     for (name, _) in std::env::vars_os() {
         if SETTINGS.iter().any(|start| name.as_encoded_bytes().starts_with(start.as_bytes())) {
             command.env_remove(name);

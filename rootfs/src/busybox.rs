@@ -2,10 +2,10 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use crate::Error;
 use crate::cache::{Cache, Key};
+use crate::child;
 use crate::distro::{self, Apt, run};
 use crate::elf;
 use crate::progress::Progress;
@@ -42,7 +42,7 @@ pub fn find(cache: &Cache, progress: &dyn Progress) -> Result<PathBuf, Error> {
 /// # Errors
 /// It does not run, or is no busybox.
 pub fn applets(program: &Path) -> Result<Vec<String>, Error> {
-    let output = run(Command::new(program).arg("--list-full"), "--list-full")?;
+    let output = run(child::command(program).arg("--list-full"), "--list-full")?;
     let text = String::from_utf8_lossy(&output.stdout);
     let mut paths: Vec<String> =
         text.lines().map(str::trim).filter(|path| is_harmless(path)).map(str::to_owned).collect();

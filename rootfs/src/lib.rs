@@ -8,6 +8,7 @@ use std::path::Path;
 pub mod agent;
 pub mod busybox;
 pub mod cache;
+mod child;
 pub mod distro;
 pub mod elf;
 mod error;

@@ -35,7 +35,7 @@ pub fn allocate(size: u64) -> io::Result<GuestMemory> {
     for (base, length) in regions(size) {
         let length = usize::try_from(length).map_err(io::Error::other)?;
         let region = map(length)?;
-        advise_huge_pages(&region);
+        advise_huge_pages(&region, if base == 0 { HUGE_PAGE } else { 0 });
         let region = GuestRegionMmap::new(region, GuestAddress(base))
             .ok_or_else(|| io::Error::other("RAM ends past the last address"))?;
         mapped.push(region);
@@ -72,13 +72,21 @@ fn map(length: usize) -> io::Result<MmapRegion> {
     Ok(region)
 }
 
-/// Asks for huge pages: a guest's boot takes a few dozen page faults with them, tens of thousands without.
-/// A host that has none says so, and nothing is lost.
-fn advise_huge_pages(region: &MmapRegion) {
-    // SAFETY: the range is the mapping that `region` owns, and the advice changes no byte of it.
-    #[allow(unsafe_code)]
-    let _no_huge_pages =
-        unsafe { rustix::mm::madvise(region.as_ptr().cast(), region.size(), Advice::LinuxHugepage) };
+/// Asks for huge pages: a guest's boot takes a few dozen page faults with them, tens of thousands without. Not for the
+/// first: tables and parameters lie there, a few small pages, and clearing 2 MiB for them costs more than all else
+/// that a payload does. A host that has none says so, and nothing is lost.
+fn advise_huge_pages(region: &MmapRegion, from: usize) {
+    let first = from.min(region.size());
+    let whole = [(0, first, Advice::LinuxNoHugepage), (first, region.size() - first, Advice::LinuxHugepage)];
+    for (offset, length, advice) in whole {
+        if length == 0 {
+            continue;
+        }
+        // SAFETY: the range is part of the mapping that `region` owns, and the advice changes no byte of it.
+        #[allow(unsafe_code)]
+        let _no_huge_pages =
+            unsafe { rustix::mm::madvise(region.as_ptr().byte_add(offset).cast(), length, advice) };
+    }
 }
 
 #[cfg(test)]

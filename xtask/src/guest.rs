@@ -87,7 +87,7 @@ pub(crate) fn boot(
         stdin,
         stdout: &mut out,
         stderr: &mut err,
-        console: (show == Show::Console).then(|| Box::new(Harmless) as Box<dyn Write + Send>),
+        console: (show == Show::Console).then(|| Box::new(Harmless::default()) as Box<dyn Write + Send>),
     };
     dispatch(cache, &plan, choice(accel), names, io, &bars).context("no run")
 }
@@ -103,24 +103,43 @@ pub(crate) enum Show {
     Console,
 }
 
-/// Guest text on its way to standard error: escape sequences are shown, not obeyed.
-struct Harmless;
+/// Guest text on its way to standard error, line by line: escape sequences are shown, not obeyed.
+#[derive(Default)]
+struct Harmless(Vec<u8>);
+
+/// A line longer than this is shown in pieces.
+const LINE_MAX: usize = 4096;
 
 impl Write for Harmless {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let mut err = io::stderr().lock();
-        for line in bytes.split_inclusive(|&b| b == b'\n') {
-            let (text, end) = match line.strip_suffix(b"\n") {
-                Some(text) => (text.strip_suffix(b"\r").unwrap_or(text), "\n"),
-                None => (line, ""),
-            };
-            write!(err, "{}{end}", ui::sanitize(text))?;
+        self.0.extend_from_slice(bytes);
+        while let Some(end) =
+            self.0.iter().position(|&b| b == b'\n').or((self.0.len() > LINE_MAX).then_some(LINE_MAX))
+        {
+            let line: Vec<u8> = self.0.drain(..=end).collect();
+            self.show(&line)?;
         }
         Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        io::stderr().flush()
+        Ok(())
+    }
+}
+
+impl Harmless {
+    fn show(&self, line: &[u8]) -> io::Result<()> {
+        let text = line.strip_suffix(b"\n").unwrap_or(line);
+        ui::line(Stream::Stderr, &ui::sanitize(text.strip_suffix(b"\r").unwrap_or(text)))
+    }
+}
+
+impl Drop for Harmless {
+    fn drop(&mut self) {
+        if !self.0.is_empty() {
+            // With standard error closed there is no one to tell.
+            let _ = self.show(&self.0);
+        }
     }
 }
 
@@ -180,7 +199,11 @@ pub(crate) fn explain(done: &Done) -> io::Result<()> {
         }
     }
     for failure in ran.assertions.iter().filter(|a| !a.ok) {
-        say(format!("failed: {}: {}", failure.name, ui::sanitize(failure.message.as_bytes())))?;
+        say(format!(
+            "failed: {}: {}",
+            ui::sanitize(failure.name.as_bytes()),
+            ui::sanitize(failure.message.as_bytes())
+        ))?;
     }
     if let Some(error) = &ran.error {
         say(format!("{}: {}", ran.verdict, ui::sanitize(error.as_bytes())))?;

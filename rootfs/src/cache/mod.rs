@@ -27,6 +27,23 @@ const SCRATCH: &str = "scratch-";
 /// A scratch file that has not changed for so long was left by a process that died.
 const SCRATCH_LIFE: Duration = Duration::from_secs(60 * 60);
 
+const TAG_NAME: &str = "CACHEDIR.TAG";
+
+/// All that is ever in a cache's folder.
+pub const KNOWN: &[&str] = &[
+    TAG_NAME,
+    "agent",
+    "busybox",
+    "ignored.jsonl",
+    "images",
+    "kernels",
+    "panics",
+    "qemu",
+    "runs",
+    "tmp",
+    "vmlinux",
+];
+
 /// A cache on disk. Any number of processes may use it at once.
 #[derive(Clone, Debug)]
 pub struct Cache {
@@ -45,19 +62,32 @@ impl Cache {
         let root = std::path::absolute(&root).map_err(Error::io("resolve", &root))?;
         let cache = Self { root };
         fs::create_dir_all(cache.tmp()).map_err(Error::io("create", &cache.tmp()))?;
-        let tag = cache.root.join("CACHEDIR.TAG");
-        if !tag.exists() {
+        let tag = cache.root.join(TAG_NAME);
+        // A folder of somebody's own, which a user named by mistake, must not pass for a cache.
+        if !tag.exists() && cache.holds_only_ours() {
             fs::write(&tag, TAG).map_err(Error::io("write", &tag))?;
         }
         cache.sweep();
         Ok(cache)
     }
 
+    /// Whether nothing is in the folder but what a cache holds.
+    #[must_use]
+    pub fn holds_only_ours(&self) -> bool {
+        let Ok(mut entries) = fs::read_dir(&self.root) else { return false };
+        entries.all(|entry| entry.is_ok_and(|entry| KNOWN.iter().any(|known| entry.file_name() == **known)))
+    }
+
     /// The cache where it is by default, as it is: nothing is made or removed, and it may not be there.
     #[must_use]
     pub fn look() -> Self {
-        let root = default_root();
-        Self { root: std::path::absolute(&root).unwrap_or(root) }
+        Self::look_at(&default_root())
+    }
+
+    /// As [`Cache::look`], at `root`.
+    #[must_use]
+    pub fn look_at(root: &Path) -> Self {
+        Self { root: std::path::absolute(root).unwrap_or_else(|_| root.to_owned()) }
     }
 
     /// The folder that everything is below.

@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 use super::{config, download, is_absent, run};
 use crate::Error;
 use crate::cache::{Cache, Lock, remove};
+use crate::child;
 use crate::progress::{Progress, Work};
 
 /// A package index that is younger is not asked for again.
@@ -102,7 +103,7 @@ impl<'a> Apt<'a> {
         let total = debs.iter().filter_map(|deb| fs::metadata(deb).ok()).map(|deb| deb.len()).sum();
         let work = Work::begin(self.progress, &format!("unpacking {}", self.what), Some(total));
         for deb in &debs {
-            run(Command::new("dpkg-deb").arg("-x").arg(deb).arg(to), "-x")
+            run(child::command("dpkg-deb").arg("-x").arg(deb).arg(to), "-x")
                 .map_err(|error| self.no_tool(error, "dpkg-deb"))?;
             work.advance(fs::metadata(deb).map_or(0, |deb| deb.len()));
         }
@@ -124,7 +125,7 @@ impl<'a> Apt<'a> {
         let total = total_in(&String::from_utf8_lossy(&listed.stdout));
         let what = format!("fetching {}", self.what);
         // `dpkg-deb` is asked for now: not after a download that nobody can unpack.
-        run(Command::new("dpkg-deb").arg("--version"), "--version")
+        run(child::command("dpkg-deb").arg("--version"), "--version")
             .map_err(|error| self.no_tool(error, "dpkg-deb"))?;
         download::follow(command().args(["-o", "APT::Status-Fd=1"]), &what, Some(total), self.progress)
             .map_err(|error| self.or_mend(error))
@@ -152,7 +153,7 @@ impl<'a> Apt<'a> {
         }
         let status = self.root.join("status");
         fs::write(&status, "").map_err(Error::io("write", &status))?;
-        let dump = run(Command::new("apt-config").arg("dump").env("LC_ALL", "C"), "dump")
+        let dump = run(child::command("apt-config").arg("dump").env("LC_ALL", "C"), "dump")
             .map_err(|error| self.no_tool(error, "apt-get"))?;
         let text = config::text(&String::from_utf8_lossy(&dump.stdout), &self.root);
         let path = self.config();
@@ -163,7 +164,7 @@ impl<'a> Apt<'a> {
     }
 
     fn command(&self, program: &str) -> Command {
-        let mut command = Command::new(program);
+        let mut command = child::command(program);
         command.env("APT_CONFIG", self.config()).env("LC_ALL", "C").env("DEBIAN_FRONTEND", "noninteractive");
         command
     }

@@ -29,7 +29,8 @@ const HOSTS: &str = "127.0.0.1 localhost\n::1 localhost\n";
 
 /// Made for a system whose `init` is busybox; with the agent as `init` they are there for whoever boots with
 /// `init=/bin/busybox`.
-const RC_S: &str = "#!/bin/sh\nmount -t devtmpfs dev /dev\nmkdir -p /dev/pts /dev/shm\nmount -a\nhostname -F /etc/hostname\n";
+const RC_S: &str = "#!/bin/sh\nmount -t devtmpfs dev /dev\nmkdir -p /dev/pts /dev/shm\nmount -a\nhostname -F /etc/hostname\n\
+    [ $PPID != 1 ] || [ ! -e /etc/kiln/modules ] || while read -r module; do insmod \"$module\" 2>/dev/null; done < /etc/kiln/modules\n";
 const FSTAB: &str = "proc /proc proc defaults 0 0\n\
     sysfs /sys sysfs defaults 0 0\n\
     devpts /dev/pts devpts gid=5,mode=620 0 0\n\

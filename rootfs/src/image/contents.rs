@@ -56,7 +56,14 @@ fn init(tree: &mut Tree, spec: &ImageSpec) -> Result<(), Error> {
 
 /// A program at its own path, and in `/bin` too if no shell would find it there.
 fn exec(tree: &mut Tree, program: &Path) -> Result<(), Error> {
+    // The folder as it is, whatever `..` and links lead to it; the program under the name that was given.
     let path = std::path::absolute(program).map_err(Error::io("resolve", program))?;
+    let path = match (path.parent(), path.file_name()) {
+        (Some(folder), Some(name)) => {
+            fs::canonicalize(folder).map_err(Error::io("find", program))?.join(name)
+        }
+        _ => path,
+    };
     let Some(inside) = path.to_str() else {
         return Err(Error::file(&path, "a program's path in an image is UTF-8"));
     };
@@ -144,12 +151,9 @@ fn folder(tree: &mut Tree, host: &Path, inside: &str, depth: usize) -> Result<()
     if !metadata.is_dir() {
         return Err(Error::file(host, "a file where a folder is asked for: give it as a file"));
     }
-    // What only its owner may enter stays so, and so does a folder like /tmp.
-    let mode = match metadata.permissions().mode() & 0o7777 {
-        mode if mode & 0o1000 != 0 => 0o1777,
-        mode if mode & 0o077 == 0 => 0o700,
-        _ => 0o755,
-    };
+    // A folder like /tmp stays so; all else would differ with the umask of whoever made it.
+    let sticky = metadata.permissions().mode() & 0o1000 != 0;
+    let mode = if sticky { 0o1777 } else { 0o755 };
     tree.put(inside, Node::Dir { mode })?;
     let mut entries = fs::read_dir(host)
         .and_then(|entries| entries.collect::<Result<Vec<_>, _>>())

@@ -18,7 +18,7 @@ use crate::ui::{self, Stream};
 pub(crate) struct Step {
     pub(crate) title: String,
     arguments: Vec<OsString>,
-    environment: Option<(&'static str, &'static str)>,
+    environment: Vec<(&'static str, OsString)>,
     counted: bool,
 }
 
@@ -48,7 +48,7 @@ impl Step {
     /// The step that runs cargo with `arguments`, parted by spaces.
     pub(crate) fn new(title: &str, arguments: &str) -> Self {
         let arguments = arguments.split(' ').map(OsString::from).collect();
-        Self { title: title.to_owned(), arguments, environment: None, counted: true }
+        Self { title: title.to_owned(), arguments, environment: Vec::new(), counted: true }
     }
 
     /// With one argument more, which may hold anything.
@@ -58,8 +58,8 @@ impl Step {
     }
 
     /// With a variable set.
-    pub(crate) fn env(mut self, name: &'static str, value: &'static str) -> Self {
-        self.environment = Some((name, value));
+    pub(crate) fn env(mut self, name: &'static str, value: impl Into<OsString>) -> Self {
+        self.environment.push((name, value.into()));
         self
     }
 
@@ -78,7 +78,7 @@ impl Step {
         let failed = || format!("failed to run `cargo {}`", self.arguments.join(OsStr::new(" ")).display());
         let mut child = Command::new(&cargo)
             .args(&self.arguments)
-            .envs(self.environment)
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .current_dir(root)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

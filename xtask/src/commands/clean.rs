@@ -39,13 +39,14 @@ struct Entry {
 
 /// Empties the cache, or takes from it what is old.
 pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
-    let root = Cache::look().root().to_owned();
+    let cache = Cache::look();
+    let root = cache.root().to_owned();
     let stream = ui::stream(&JsonTo::Nowhere);
     if !exists(&root)? {
         ui::line(stream, &format!("{} is not there: nothing to clean", root.display()))?;
         return Ok(Exit::PASSED);
     }
-    check_ours(&root)?;
+    check_ours(&cache)?;
     let mut entries = entries(&root).with_context(|| format!("failed to read {}", root.display()))?;
     if let Some(age) = args.older_than {
         let limit = seconds_ago(age);
@@ -72,29 +73,9 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
 }
 
 /// Refuses a folder that does not look like our cache: `KILN_CACHE` may name anything, a home folder too.
-fn check_ours(root: &Path) -> anyhow::Result<()> {
-    let known = [
-        "CACHEDIR.TAG",
-        "agent",
-        "busybox",
-        "ignored.jsonl",
-        "images",
-        "kernels",
-        "panics",
-        "qemu",
-        "runs",
-        "tmp",
-        "vmlinux",
-    ];
-    let by_default = root.ends_with("target/kiln");
-    let marked = root.join("CACHEDIR.TAG").is_file();
-    let only_ours = || -> io::Result<bool> {
-        let mut names = fs::read_dir(root)?.map(|entry| entry.map(|entry| entry.file_name()));
-        names.try_fold(true, |so_far, name| {
-            Ok(so_far && known.iter().any(|known| name.as_ref().is_ok_and(|n| n == known)))
-        })
-    };
-    if by_default || marked || only_ours().with_context(|| format!("failed to read {}", root.display()))? {
+fn check_ours(cache: &Cache) -> anyhow::Result<()> {
+    let root = cache.root();
+    if cache.holds_only_ours() {
         return Ok(());
     }
     bail!(
@@ -239,8 +220,8 @@ mod tests {
     #[test]
     fn folder_with_foreign_files_is_refused() {
         let root = cache();
-        check_ours(root.path()).unwrap();
+        check_ours(&Cache::look_at(root.path())).unwrap();
         fs::write(root.path().join("thesis.tex"), "").unwrap();
-        assert!(check_ours(root.path()).unwrap_err().to_string().contains("not kiln's"));
+        assert!(check_ours(&Cache::look_at(root.path())).unwrap_err().to_string().contains("not kiln's"));
     }
 }

@@ -68,6 +68,10 @@ pub(crate) fn run(args: Args) -> Result<Exit> {
     }
     // The whole boot is wanted here, at the price of the UART's exits.
     recipe.append = format!("loglevel=7 {}", recipe.append);
+    // A busybox image is a system of its own: its inittab starts the agent.
+    if args.image.busybox && args.image.init.is_none() {
+        recipe.append = format!("rdinit=/sbin/init {}", recipe.append);
+    }
     recipe.initrd = Some(image);
     let task = if args.image.init.is_some() { Task::Watch } else { Task::Boot };
     let done =

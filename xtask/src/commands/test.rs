@@ -61,7 +61,7 @@ pub(crate) fn run(args: Args) -> Result<Exit> {
         }
         _ => {}
     }
-    let here = on_this_host(&args, accel)?;
+    let here = on_this_host(&args, &cache, accel)?;
     let binaries = match accel {
         Accel::Kvm => BTreeSet::new(),
         Accel::Lab => left_over(&ignored)?,
@@ -70,18 +70,27 @@ pub(crate) fn run(args: Args) -> Result<Exit> {
     finish(here, lab, &json)
 }
 
-fn on_this_host(args: &Args, accel: Accel) -> Result<Ran> {
-    let mut step = Step::new("tests", "test --no-fail-fast");
-    match &args.manifest_path {
-        Some(path) => step = step.arg("--manifest-path").arg(path),
-        None => step = step.arg("--workspace"),
+fn on_this_host(args: &Args, cache: &Cache, accel: Accel) -> Result<Ran> {
+    let folder = std::env::current_dir().context("failed to find the current folder")?;
+    let of_project = |step: Step| match &args.manifest_path {
+        Some(path) => step.arg("--manifest-path").arg(path),
+        None => step.arg("--workspace"),
+    };
+    // A build that fails is no failed assertion.
+    let build =
+        of_project(Step::new("build", "test --no-run --quiet")).run(&folder, ui::stream(&args.json.to()))?;
+    if !build.ok {
+        bail!("the tests do not build");
     }
+    let mut step = of_project(Step::new("tests", "test --no-fail-fast"));
     if let Some(filter) = &args.filter {
         step = step.arg("--").arg(filter);
     }
     let mode = if accel == Accel::Kvm { "require" } else { "auto" };
-    let folder = std::env::current_dir().context("failed to find the current folder")?;
-    step.env(gate::MODE_VARIABLE, mode).run(&folder, ui::stream(&args.json.to()))
+    // cargo runs each test in its package's folder: the cache must not be looked for from there.
+    step.env(gate::MODE_VARIABLE, mode)
+        .env("KILN_CACHE", cache.root())
+        .run(&folder, ui::stream(&args.json.to()))
 }
 
 /// The binaries with cases that need a KVM which this host does not have.
@@ -169,11 +178,21 @@ fn finish(here: Ran, lab: Option<Ran>, json: &JsonTo) -> Result<Exit> {
     ui::line(stream, &sum.to_string())?;
 
     let ok = here.ok && lab.is_none_or(|lab| lab.ok);
-    let exit = if ok { Exit::PASSED } else { Exit::FAILED };
+    let ran = sum.passed + sum.failed;
+    let (verdict, exit) = match (ran, ok) {
+        (0, _) => (Verdict::Untestable, Exit::UNTESTABLE),
+        (_, true) => (Verdict::Passed, Exit::PASSED),
+        (_, false) => (Verdict::Assertion, Exit::FAILED),
+    };
     let own = Own { here: here.counts, lab: lab.map(|lab| lab.counts) };
     let mut report = Report::new("test", exit, own);
-    report.verdict = Some(if ok { Verdict::Passed } else { Verdict::Assertion });
-    report.accel = Some(if lab.is_some() { RanOn::Lab } else { RanOn::Kvm });
+    report.verdict = Some(verdict);
+    if ran == 0 {
+        report.error = Some("no case ran".to_owned());
+        ui::error("no case ran: check the filter");
+    } else {
+        report.accel = Some(if lab.is_some() { RanOn::Lab } else { RanOn::Kvm });
+    }
     let count = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
     report.assertions = Assertions {
         run: count(sum.passed + sum.failed),

@@ -3,7 +3,6 @@
 //! Standard output is for results, standard error for progress and errors. Nothing here knows a command.
 
 mod progress;
-mod sanitize;
 mod style;
 mod table;
 mod units;
@@ -14,8 +13,8 @@ use std::io::{self, ErrorKind, Write};
 
 use crate::report::JsonTo;
 
+pub(crate) use kiln::console::sanitize;
 pub(crate) use progress::Bars;
-pub(crate) use sanitize::sanitize;
 pub(crate) use style::{Stream, Style, paint};
 pub(crate) use table::{Align, Table};
 pub(crate) use units::{bytes, duration};

@@ -35,7 +35,7 @@ const MOUNTS: &[Mount] = &[
 /// Mounts what is not mounted.
 pub(super) fn all(warnings: &mut Warnings) {
     for entry in MOUNTS {
-        if is_mounted(entry.at) {
+        if is_mounted(entry.at) || (entry.kind == "tmpfs" && holds_anything(entry.at)) {
             continue;
         }
         // Made where it can be: a read-only root has it already, or the mount says what is wrong.
@@ -58,6 +58,11 @@ pub(super) fn all(warnings: &mut Warnings) {
             }
         }
     }
+}
+
+/// What an image brought along must not be hidden; its root is in memory as well.
+fn holds_anything(path: &str) -> bool {
+    fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_some())
 }
 
 /// A mount point is on another device than the folder around it.

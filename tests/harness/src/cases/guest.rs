@@ -14,6 +14,7 @@ use kiln_vmm::config::DiskConfig;
 use super::run::GUEST_CASE;
 use super::{Disk, Options, Outcome};
 use crate::agent::{AgentError, Client, Command, ProcessEvent, Status};
+use crate::console::sanitize;
 use crate::evidence::{RunDirectory, runs_root};
 use crate::run::{CommandPlan, Plan, Recipe, Report, Task, TaskIo, execute, execute_with, vmlinux_of};
 use crate::verdict::Verdict;
@@ -117,17 +118,21 @@ fn finish(stage: Stage, report: &Report, said: &[u8]) -> Outcome {
     let path = stage.directory.path();
     drop(stage.disks);
     if report.verdict == Verdict::Passed {
+        if let Some(directory) = Arc::into_inner(stage.directory) {
+            // What can't be removed is in nobody's way.
+            let _left = directory.discard();
+        }
         return Ok(());
     }
-    let mut text = String::from_utf8_lossy(said).into_owned();
+    let mut text = sanitize(said);
     if !text.is_empty() && !text.ends_with('\n') {
         text.push('\n');
     }
-    text.push_str(&format!("{}\n", report.reason()));
+    text.push_str(&format!("{}\n", sanitize(report.reason().as_bytes())));
     if !report.tail.is_empty() {
         text.push_str("the last of the console:\n");
         for line in &report.tail {
-            text.push_str(&format!("  {}\n", line.escape_debug()));
+            text.push_str(&format!("  {}\n", sanitize(line.as_bytes())));
         }
     }
     text.push_str(&format!("evidence: {}", path.display()));

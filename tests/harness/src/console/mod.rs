@@ -4,7 +4,9 @@
 //! symbols and titles are not its business.
 
 mod report;
+mod sanitize;
 mod watch;
 
 pub use report::classify;
+pub use sanitize::sanitize;
 pub use watch::{Console, Summary};

@@ -10,7 +10,17 @@ use crate::verdict::Verdict;
 #[must_use]
 pub fn classify(line: &str) -> Option<Verdict> {
     let message = strip_prefixes(line);
-    HEADERS.iter().find(|(header, _)| message.starts_with(header)).map(|&(_, verdict)| verdict)
+    let known = HEADERS.iter().find(|(header, _)| message.starts_with(header)).map(|&(_, verdict)| verdict);
+    known
+        .or_else(|| {
+            // Since 6.19 `WARN()` names the place first: `WARNING: mm/slub.c:1 at f+0x1/0x2, CPU#0: task/1`.
+            let place = message.strip_prefix("WARNING: ")?.split_once(" at ")?.1;
+            place.contains(", CPU#").then_some(Verdict::Warning)
+        })
+        .or_else(|| {
+            let leaks = message.ends_with("suspected memory leaks (see /sys/kernel/debug/kmemleak)");
+            leaks.then_some(Verdict::Leak)
+        })
 }
 
 /// In order: a more exact header stands before the general one that it begins with.
@@ -37,6 +47,8 @@ const HEADERS: &[(&str, Verdict)] = &[
     ("WARNING: inconsistent lock state", Verdict::Lockdep),
     ("WARNING: suspicious RCU usage", Verdict::Lockdep),
     ("WARNING: bad unlock balance", Verdict::Lockdep),
+    ("WARNING: HARDIRQ-", Verdict::Lockdep),
+    ("WARNING: SOFTIRQ-", Verdict::Lockdep),
     ("WARNING: held lock freed", Verdict::Lockdep),
     ("WARNING: lock held when returning to user space", Verdict::Lockdep),
     ("WARNING: Nested lock was not taken", Verdict::Lockdep),
@@ -85,6 +97,12 @@ fn strip_prefixes(line: &str) -> &str {
     for subsystem in SUBSYSTEMS {
         rest = rest.strip_prefix(subsystem).unwrap_or(rest);
     }
+    // A watchdog of a newer kernel names its CPU.
+    if let Some((cpu, after)) = rest.split_once(": ")
+        && cpu.strip_prefix("CPU").is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
+    {
+        rest = after;
+    }
     rest
 }
 
@@ -119,6 +137,16 @@ mod tests {
         assert_eq!(classify("[ 1.0] WARNING: possible recursive locking detected"), Some(Verdict::Lockdep));
         assert_eq!(classify("[ 1.0] WARNING: CPU: 0 PID: 1 at mm/slub.c:1"), Some(Verdict::Warning));
         assert_eq!(classify("[ 1.0] WARNING: at fs/x.c:3"), Some(Verdict::Warning));
+        let newer = "[ 1.0] WARNING: mm/slub.c:1 at f+0x1/0x2, CPU#0: swapper/1";
+        assert_eq!(classify(newer), Some(Verdict::Warning));
+        assert_eq!(
+            classify("[ 1.0] watchdog: CPU3: Watchdog detected hard LOCKUP on cpu 3"),
+            Some(Verdict::Stall)
+        );
+        let order = "[ 1.0] WARNING: HARDIRQ-safe -> HARDIRQ-unsafe lock order detected";
+        assert_eq!(classify(order), Some(Verdict::Lockdep));
+        let leaks = "[ 1.0] kmemleak: 2 new suspected memory leaks (see /sys/kernel/debug/kmemleak)";
+        assert_eq!(classify(leaks), Some(Verdict::Leak));
     }
 
     #[test]

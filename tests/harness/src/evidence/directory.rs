@@ -136,7 +136,13 @@ impl RunDirectory {
     /// # Errors
     /// As [`Sink::append`].
     pub fn discard(self) -> io::Result<()> {
-        if keep_all() { Ok(()) } else { self.sink.remove(&self.path) }
+        if keep_all() {
+            return Ok(());
+        }
+        self.sink.remove(&self.path)?;
+        // Where it pointed at this run, it points at nothing now.
+        let latest = Path::new(&self.path).parent().unwrap_or(Path::new("")).join("latest");
+        self.sink.unlink_dangling(&latest.to_string_lossy())
     }
 }
 
@@ -161,10 +167,17 @@ fn remove_passed(parent: &Path) {
     let Ok(entries) = fs::read_dir(parent) else { return };
     for entry in entries.flatten() {
         let path = entry.path();
-        if !path.is_symlink() && path.join("passed").exists() {
+        if !path.is_symlink() && path.join("passed").exists() && !owner_lives(&path) {
             let _ = fs::remove_dir_all(&path);
         }
     }
+}
+
+/// Whether the process that a run's directory is named after still is: it may not have read its report yet.
+fn owner_lives(run: &Path) -> bool {
+    let name = run.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let pid = name.split_once('-').and_then(|(_, rest)| rest.split('.').next()?.parse::<u32>().ok());
+    pid.is_some_and(|pid| pid != std::process::id() && Path::new("/proc").join(pid.to_string()).exists())
 }
 
 /// The time of day in UTC as `20260131T235959.123`, which sorts.

@@ -18,6 +18,7 @@ enum Header {
     Append { file: String, length: usize },
     Link { file: String, target: String },
     Remove { file: String },
+    Unlink { file: String },
 }
 
 pub(super) fn write_append(pipe: &mut impl Write, file: &str, bytes: &[u8]) -> io::Result<()> {
@@ -38,6 +39,10 @@ pub(super) fn write_remove(pipe: &mut impl Write, file: &str) -> io::Result<()> 
     write(pipe, &Header::Remove { file: file.to_owned() }, &[])
 }
 
+pub(super) fn write_unlink(pipe: &mut impl Write, file: &str) -> io::Result<()> {
+    write(pipe, &Header::Unlink { file: file.to_owned() }, &[])
+}
+
 fn write(pipe: &mut impl Write, header: &Header, bytes: &[u8]) -> io::Result<()> {
     let mut record = serde_json::to_vec(header)?;
     record.push(b'\n');
@@ -52,19 +57,35 @@ fn write(pipe: &mut impl Write, header: &Header, bytes: &[u8]) -> io::Result<()>
 pub struct Replay {
     sink: Sink,
     pending: Vec<u8>,
+    /// What was appended to a `report.json`.
+    report: Vec<u8>,
+    /// The first change that this machine refused.
+    refused: Option<io::Error>,
 }
 
 impl Replay {
     /// Replays into `root`.
     #[must_use]
     pub fn into_folder(root: &Path) -> Self {
-        Self { sink: Sink::Disk(root.to_owned()), pending: Vec::new() }
+        Self { sink: Sink::Disk(root.to_owned()), pending: Vec::new(), report: Vec::new(), refused: None }
+    }
+
+    /// The report that came by.
+    #[must_use]
+    pub fn report(&self) -> &[u8] {
+        &self.report
+    }
+
+    /// What kept evidence from being written, the first of it: a full disk must not change a verdict.
+    #[must_use]
+    pub fn refused(&self) -> Option<&io::Error> {
+        self.refused.as_ref()
     }
 
     /// Takes the next bytes and carries out every record that is complete.
     ///
     /// # Errors
-    /// A malformed record, a path that leaves the folder, or the file system's own.
+    /// A malformed record, or a path that leaves the folder.
     pub fn feed(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.pending.extend_from_slice(bytes);
         let mut done = 0;
@@ -76,7 +97,7 @@ impl Replay {
     }
 
     /// Carries out the record at `start` and tells its length, if all of it is there.
-    fn next(&self, start: usize) -> io::Result<Option<usize>> {
+    fn next(&mut self, start: usize) -> io::Result<Option<usize>> {
         let rest = &self.pending[start..];
         let Some(end) = rest.iter().position(|&b| b == b'\n') else {
             return if rest.len() > HEADER_MAX { Err(malformed("a header without end")) } else { Ok(None) };
@@ -88,15 +109,26 @@ impl Replay {
                 return Err(malformed("a record too long"));
             }
             Header::Append { length, .. } => *length,
-            Header::Link { .. } | Header::Remove { .. } => 0,
+            Header::Link { .. } | Header::Remove { .. } | Header::Unlink { .. } => 0,
         };
         if rest.len() < body + length {
             return Ok(None);
         }
-        match header {
-            Header::Append { file, .. } => self.sink.append(inside(&file)?, &rest[body..body + length])?,
-            Header::Link { file, target } => self.sink.link(inside(&file)?, inside(&target)?)?,
-            Header::Remove { file } => self.sink.remove(inside(&file)?)?,
+        let done = match header {
+            Header::Append { file, .. } => {
+                let bytes = rest[body..body + length].to_vec();
+                let done = self.sink.append(inside(&file)?, &bytes);
+                if file.ends_with("/report.json") {
+                    self.report.extend(bytes);
+                }
+                done
+            }
+            Header::Link { file, target } => self.sink.link(inside(&file)?, inside(&target)?),
+            Header::Remove { file } => self.sink.remove(inside(&file)?),
+            Header::Unlink { file } => self.sink.unlink_dangling(inside(&file)?),
+        };
+        if let Err(error) = done {
+            self.refused.get_or_insert(error);
         }
         Ok(Some(body + length))
     }

@@ -80,6 +80,23 @@ impl Sink {
         }
     }
 
+    /// Removes `link` if what it points at is gone.
+    ///
+    /// # Errors
+    /// As [`Sink::append`].
+    pub fn unlink_dangling(&self, link: &str) -> io::Result<()> {
+        match self {
+            Self::Disk(root) => {
+                let path = root.join(link);
+                if path.is_symlink() && !path.exists() {
+                    fs::remove_file(&path).map_err(|e| named(&e, &path))?;
+                }
+                Ok(())
+            }
+            Self::Relay(pipe) => relay::write_unlink(&mut *lock(pipe), link),
+        }
+    }
+
     /// Removes the folder `directory` and all in it.
     ///
     /// # Errors

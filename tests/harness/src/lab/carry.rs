@@ -57,19 +57,19 @@ pub fn execute(
         stdin: io.stdin.is_some(),
         events: true,
     };
-    let outcome = follow(&lab, command, io, &mut replay);
-    let (status, stderr) = match outcome {
-        Ok(Ok(ended)) => ended,
-        Ok(Err(error)) => return Err(error),
-        Err(error) => return Err(lab.explain(error)),
+    let outcome = follow(&lab, command, io, plan.show_console, &mut replay);
+    let report: Option<Report> = serde_json::from_slice(replay.report()).ok();
+    let (status, stderr) = match (outcome, &report) {
+        (Ok(Ok(ended)), _) => ended,
+        // It was lost after its work was done.
+        (Err(_), Some(_)) => (String::new(), String::new()),
+        (Ok(Err(error)), None) => return Err(error),
+        (Ok(Err(_)), Some(_)) => (String::new(), String::new()),
+        (Err(error), None) => return Err(lab.explain(error)),
     };
     // The disks' last writes are in the lab's page cache.
     let _ = lab.client().sync();
-    let report = directory.path().join("report.json");
-    std::fs::read(&report)
-        .ok()
-        .and_then(|text| serde_json::from_slice(&text).ok())
-        .ok_or(LabError::NoReport { status, stderr })
+    report.ok_or(LabError::NoReport { status, stderr })
 }
 
 /// The plan as it reads inside, and what has to be carried in for it.
@@ -100,6 +100,7 @@ fn follow(
     lab: &Lab,
     command: Command,
     mut io: TaskIo<'_>,
+    show_console: bool,
     replay: &mut Replay,
 ) -> Result<Result<Ended, LabError>, crate::agent::AgentError> {
     let mut process = lab.client().exec(command)?;
@@ -107,13 +108,18 @@ fn follow(
         // Detached: a read of this process's own standard input can't be called back.
         std::thread::spawn(move || std::io::copy(&mut input, &mut stdin));
     }
+    let mut console = io.console.take().filter(|_| show_console);
     let mut last_stderr = Vec::new();
     loop {
         match process.next_event()? {
             ProcessEvent::Started(_) => {}
             ProcessEvent::Stdout(bytes) => pass_on(io.stdout, &bytes),
             ProcessEvent::Stderr(bytes) => {
-                pass_on(io.stderr, &bytes);
+                // A console that is shown comes this way, and its onlooker knows what to do with it.
+                match &mut console {
+                    Some(console) => drop(console.write_all(&bytes).and_then(|()| console.flush())),
+                    None => pass_on(io.stderr, &bytes),
+                }
                 last_stderr.extend_from_slice(&bytes);
                 let excess = last_stderr.len().saturating_sub(512);
                 last_stderr.drain(..excess);

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -122,11 +123,16 @@ impl Lab {
             .arg(format!("/proc/self/fd/{}", initrd.as_raw_fd()));
         command.arg("-append").arg("console=ttyS0 quiet panic=-1 cryptomgr.notests");
         for (index, disk) in spec.disks.iter().enumerate() {
-            let path = disk.path.to_string_lossy().replace(',', ",,");
+            let path = std::path::absolute(&disk.path).map_err(LabError::host("find the disk"))?;
+            let block = std::fs::metadata(&path).is_ok_and(|meta| meta.file_type().is_block_device());
+            let driver = if block { "host_device" } else { "file" };
+            let path = path.to_string_lossy().replace(',', ",,");
             let read_only = if disk.read_only { "on" } else { "off" };
             command
                 .arg("-drive")
-                .arg(format!("file={path},if=none,id=d{index},format=raw,read-only={read_only}"));
+                .arg(format!(
+                "if=none,id=d{index},driver=raw,read-only={read_only},file.driver={driver},file.filename={path}"
+            ));
             command.arg("-device").arg(format!("virtio-blk-pci,drive=d{index}"));
         }
         let (near, far) = UnixStream::pair().map_err(LabError::host("make a socket pair"))?;

@@ -96,6 +96,9 @@ pub fn dispatch(
         Ok(accel) => accel,
         Err(why) => return Ok(done(given_up(&directory, why), None)),
     };
+    if let Err(error) = plan.machine.validate() {
+        return Ok(done(given_up(&directory, format!("no such machine: {error}")), Some(accel)));
+    }
     let plan = match decompressed(cache, plan) {
         Ok(plan) => plan,
         Err(error) => return Ok(done(given_up(&directory, chain(&error)), Some(accel))),
@@ -133,6 +136,10 @@ pub fn vmlinux_of(cache: &Cache, kernel: &Path) -> Result<Option<PathBuf>, BootE
 /// The report of a run that did not come to an end of its own.
 fn given_up(directory: &RunDirectory, why: String) -> Report {
     let report = Report::without_machine(Verdict::Untestable, why);
+    // What a lab that died had said already does not hold any more.
+    for file in ["report.json", "passed", "failed"] {
+        let _ = std::fs::remove_file(directory.path().join(file));
+    }
     let _ = directory.json("report.json", &report);
     let _ = directory.failed(&report.reason());
     report

@@ -11,7 +11,7 @@ use kiln_vmm::outcome::Outcome;
 
 use super::judge::{Facts, TaskState, judge};
 use super::plan::{Plan, Task};
-use super::report::Report;
+use super::report::{Assertion, Report};
 use super::task::{Body, Progress, TaskIo, perform};
 use crate::agent::Client;
 use crate::console::Console;
@@ -19,7 +19,7 @@ use crate::evidence::RunDirectory;
 use crate::verdict::Verdict;
 
 /// How long a guest has to power off once it was asked to, or to show why its agent died.
-const GRACE: Duration = Duration::from_secs(5);
+const GRACE: Duration = Duration::from_secs(20);
 
 /// Carries out `plan` on this host's KVM, leaves its evidence in `directory`, and says what it came to.
 ///
@@ -162,15 +162,27 @@ fn attend(
     }
 }
 
-fn report(plan: &Plan, shared: &Shared, ended: &Ended, progress: Progress, began: Instant) -> Report {
+fn report(plan: &Plan, shared: &Shared, ended: &Ended, mut progress: Progress, began: Instant) -> Report {
+    if plan.task == Task::Watch
+        && matches!(ended.outcome, Outcome::PowerOff | Outcome::DebugExit { value: 0 })
+    {
+        progress.assertions.push(Assertion {
+            name: "boot::guest_ends_by_itself".to_owned(),
+            ok: true,
+            message: String::new(),
+        });
+    }
     let console = shared.console.lock().unwrap_or_else(PoisonError::into_inner).summary();
     let at_limit = ended.outcome == Outcome::Stopped && !shared.stopped_early.load(Ordering::SeqCst);
-    let silent = at_limit.then(|| console.last_output.map_or(plan.timeout, |at| at.elapsed()));
+    // What its programs say counts as talk too.
+    let last = console.last_output.max(progress.last_output);
+    let silent = at_limit.then(|| last.map_or(plan.timeout, |at| at.elapsed()));
+    let stuck = ended.outcome == Outcome::Stopped && !at_limit;
     let failed = progress.assertions.iter().filter(|a| !a.ok).count();
     let task = match (&plan.task, progress.done) {
         (Task::Watch, _) => TaskState::Watched,
         (_, true) => TaskState::Done { run: progress.assertions.len(), failed },
-        (_, false) => TaskState::Lost,
+        (_, false) => TaskState::Lost { failed },
     };
     let verdict =
         judge(&Facts { console: &console, outcome: &ended.outcome, task, silent, timeout: plan.timeout });
@@ -180,6 +192,9 @@ fn report(plan: &Plan, shared: &Shared, ended: &Ended, progress: Progress, began
             || "no assertion ran".to_owned(),
             |missing| format!("the guest has no port to its agent; its kernel looks to lack {missing}"),
         )),
+        Verdict::Hang if stuck => {
+            Some(format!("the guest did not power off within {GRACE:?} of being asked to"))
+        }
         Verdict::Hang | Verdict::Timeout => Some(format!("no end within {:?}", plan.timeout)),
         _ => None,
     };

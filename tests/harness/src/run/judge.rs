@@ -25,8 +25,8 @@ pub(super) enum TaskState {
     Done { run: usize, failed: usize },
     /// There was nothing to do but watch.
     Watched,
-    /// The agent never said hello, or went away.
-    Lost,
+    /// The agent never said hello, or went away; so many assertions had failed by then.
+    Lost { failed: usize },
 }
 
 /// A guest that has said nothing for this part of its limit, or for [`SILENCE`], hangs; else it was still
@@ -41,22 +41,26 @@ pub(super) fn judge(facts: &Facts<'_>) -> Verdict {
         return verdict;
     }
     match facts.outcome {
-        Outcome::TripleFault { .. } => Verdict::TripleFault,
-        Outcome::Halted => Verdict::Halted,
+        Outcome::TripleFault { .. } => return Verdict::TripleFault,
+        Outcome::Halted => return Verdict::Halted,
         Outcome::FailEntry { .. }
         | Outcome::InternalError { .. }
         | Outcome::UnexpectedExit { .. }
-        | Outcome::MachineFailed { .. } => Verdict::Vmm,
-        Outcome::DebugExit { value: 0 } => Verdict::Passed,
-        Outcome::DebugExit { .. } => Verdict::Assertion,
-        Outcome::PowerOff | Outcome::Reset | Outcome::Stopped => match facts.task {
-            TaskState::Done { run: 0, .. } => Verdict::Untestable,
-            TaskState::Done { failed: 0, .. } => Verdict::Passed,
-            TaskState::Done { .. } => Verdict::Assertion,
-            TaskState::Lost if facts.console.no_port.is_some() => Verdict::Untestable,
-            TaskState::Watched if *facts.outcome == Outcome::PowerOff => Verdict::Passed,
-            TaskState::Lost | TaskState::Watched => unfinished(facts),
-        },
+        | Outcome::MachineFailed { .. } => return Verdict::Vmm,
+        _ => {}
+    }
+    match (facts.task, facts.outcome) {
+        (TaskState::Done { failed, .. } | TaskState::Lost { failed, .. }, _) if failed > 0 => {
+            Verdict::Assertion
+        }
+        // Asked to power off, and it did not.
+        (TaskState::Done { .. }, Outcome::Stopped) => Verdict::Hang,
+        (TaskState::Done { run: 0, .. }, _) => Verdict::Untestable,
+        (TaskState::Done { .. }, _) => Verdict::Passed,
+        (_, Outcome::DebugExit { value }) if *value > 0 => Verdict::Assertion,
+        (TaskState::Lost { .. }, _) if facts.console.no_port.is_some() => Verdict::Untestable,
+        (TaskState::Watched, Outcome::PowerOff | Outcome::DebugExit { .. }) => Verdict::Passed,
+        (TaskState::Lost { .. } | TaskState::Watched, _) => unfinished(facts),
     }
 }
 
@@ -97,18 +101,35 @@ mod tests {
     }
 
     #[test]
+    fn nothing_passes_without_an_assertion() {
+        let lost = TaskState::Lost { failed: 0 };
+        assert_eq!(verdict(Outcome::DebugExit { value: 0 }, lost, None), Verdict::AgentLost);
+        assert_eq!(verdict(Outcome::PowerOff, TaskState::Lost { failed: 1 }, None), Verdict::Assertion);
+        let failed = TaskState::Done { run: 2, failed: 1 };
+        assert_eq!(verdict(Outcome::DebugExit { value: 0 }, failed, None), Verdict::Assertion);
+    }
+
+    #[test]
+    fn guest_that_does_not_power_off_when_asked_hangs() {
+        assert_eq!(verdict(Outcome::Stopped, TaskState::Done { run: 3, failed: 0 }, None), Verdict::Hang);
+    }
+
+    #[test]
     fn stop_at_the_limit_is_a_hang_when_silent_and_a_timeout_when_not() {
-        assert_eq!(verdict(Outcome::Stopped, TaskState::Lost, Some(9)), Verdict::Hang);
-        assert_eq!(verdict(Outcome::Stopped, TaskState::Lost, Some(1)), Verdict::Timeout);
+        assert_eq!(verdict(Outcome::Stopped, TaskState::Lost { failed: 0 }, Some(9)), Verdict::Hang);
+        assert_eq!(verdict(Outcome::Stopped, TaskState::Lost { failed: 0 }, Some(1)), Verdict::Timeout);
     }
 
     #[test]
     fn guest_that_leaves_without_a_word_is_named_by_how_it_left() {
-        assert_eq!(verdict(Outcome::PowerOff, TaskState::Lost, None), Verdict::AgentLost);
-        assert_eq!(verdict(Outcome::Stopped, TaskState::Lost, None), Verdict::AgentLost);
-        assert_eq!(verdict(Outcome::Reset, TaskState::Lost, None), Verdict::Reset);
-        assert_eq!(verdict(Outcome::TripleFault { cpu: 0 }, TaskState::Lost, None), Verdict::TripleFault);
-        assert_eq!(verdict(Outcome::Halted, TaskState::Lost, None), Verdict::Halted);
+        assert_eq!(verdict(Outcome::PowerOff, TaskState::Lost { failed: 0 }, None), Verdict::AgentLost);
+        assert_eq!(verdict(Outcome::Stopped, TaskState::Lost { failed: 0 }, None), Verdict::AgentLost);
+        assert_eq!(verdict(Outcome::Reset, TaskState::Lost { failed: 0 }, None), Verdict::Reset);
+        assert_eq!(
+            verdict(Outcome::TripleFault { cpu: 0 }, TaskState::Lost { failed: 0 }, None),
+            Verdict::TripleFault
+        );
+        assert_eq!(verdict(Outcome::Halted, TaskState::Lost { failed: 0 }, None), Verdict::Halted);
     }
 
     #[test]
@@ -134,7 +155,7 @@ mod tests {
         let facts = Facts {
             console: &console,
             outcome: &Outcome::PowerOff,
-            task: TaskState::Lost,
+            task: TaskState::Lost { failed: 0 },
             silent: None,
             timeout: LIMIT,
         };

@@ -35,6 +35,8 @@ pub(super) struct Progress {
     pub(super) kernel: Option<String>,
     pub(super) assertions: Vec<Assertion>,
     pub(super) status: Option<u8>,
+    /// When a program in the guest last wrote anything.
+    pub(super) last_output: Option<Instant>,
     /// Whether all of the task was done.
     pub(super) done: bool,
 }
@@ -62,12 +64,12 @@ pub(super) fn perform(
     }
     if let Some((body, console)) = body {
         let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| body(client.clone(), console)));
-        let message = match ended {
-            Ok(Ok(())) => String::new(),
-            Ok(Err(message)) => message,
-            Err(panic) => panic_message(&*panic),
+        let (ok, message) = match ended {
+            Ok(Ok(())) => (true, String::new()),
+            Ok(Err(message)) => (false, message),
+            Err(panic) => (false, panic_message(&*panic)),
         };
-        progress.assertions.push(Assertion { name: "body".to_owned(), ok: message.is_empty(), message });
+        progress.assertions.push(Assertion { name: "body".to_owned(), ok, message });
         progress.done = true;
         return Ok(Some(client));
     }
@@ -129,7 +131,9 @@ fn run_command(
             .map_err(AgentError::Io)?;
     }
     let status = loop {
-        match process.next_event()? {
+        let event = process.next_event()?;
+        progress.last_output = Some(Instant::now());
+        match event {
             ProcessEvent::Started(_) => {}
             ProcessEvent::Stdout(bytes) => pass_on(io.stdout, &bytes),
             ProcessEvent::Stderr(bytes) => pass_on(io.stderr, &bytes),

@@ -11,7 +11,8 @@ use std::fmt::Write;
 /// Rust string literal has them; a carriage return before a line feed is dropped. A line that CI would take
 /// for a command (`::name::` at its start, `##[name]` and `##vso[` anywhere) gets a backslash in its marker.
 /// `bytes` must begin at a line's start: a marker cut in two by the caller would not be seen.
-pub(crate) fn sanitize(bytes: &[u8]) -> String {
+#[must_use]
+pub fn sanitize(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {
         let mut characters = chunk.valid().chars().peekable();
