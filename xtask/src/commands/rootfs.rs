@@ -67,7 +67,7 @@ pub(crate) fn run(args: Args) -> Result<Exit> {
         return Ok(Exit::PASSED);
     }
     // The whole boot is wanted here, at the price of the UART's exits.
-    recipe.append = format!("loglevel=7 {}", recipe.append);
+    recipe.append = format!("loglevel=7 {}", recipe.append).trim_end().to_owned();
     // A busybox image is a system of its own: its inittab starts the agent.
     if args.image.busybox && args.image.init.is_none() {
         recipe.append = format!("rdinit=/sbin/init {}", recipe.append);
