@@ -7,7 +7,6 @@ use std::thread::Builder;
 const STACK: usize = 512 << 10;
 
 /// A thread to be, of that name.
-#[must_use]
 pub fn named(name: &str) -> Builder {
     Builder::new().name(name.to_owned()).stack_size(STACK)
 }
