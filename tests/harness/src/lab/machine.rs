@@ -155,7 +155,6 @@ impl Lab {
     }
 
     /// Ends the lab from another thread: whoever waits for its agent then finds it lost.
-    #[must_use]
     pub fn ender(&self) -> impl Fn() + Send + 'static {
         let child = self.qemu.child.clone();
         move || drop(child.lock().unwrap_or_else(PoisonError::into_inner).kill())
