@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use kiln::rootfs::cache::Cache;
 use kiln::rootfs::image::ImageSpec;
 use kiln::run::{AccelChoice, Done, Recipe, Task, TaskIo, dispatch};
@@ -89,7 +89,7 @@ pub(crate) fn boot(
         stderr: &mut err,
         console: (show == Show::Console).then(|| Box::new(Harmless::default()) as Box<dyn Write + Send>),
     };
-    dispatch(cache, &plan, choice(accel), names, io, &bars).context("no run")
+    Ok(dispatch(cache, &plan, choice(accel), names, io, &bars)?)
 }
 
 /// What of a guest is passed on as it comes.

@@ -83,6 +83,19 @@ pub(super) fn assemble(node: &Path, config: &MachineConfig, io: MachineIo) -> Re
     Ok(Machine { vcpus, power, uart, virtio, drains })
 }
 
+pub(super) fn check(config: &MachineConfig, and_load: bool) -> Result<(), MachineError> {
+    config.validate()?;
+    for disk in &config.disks {
+        RawDisk::open(&disk.path, disk.read_only)?;
+    }
+    if and_load {
+        let memory = memory::allocate(config.memory)
+            .map_err(|source| MachineError::Memory { mib: config.memory >> 20, source })?;
+        crate::boot::load(&memory, config, config.disks.len() + 1)?;
+    }
+    Ok(())
+}
+
 /// The virtio devices, in the order of their addresses: the console first, then the disks.
 fn virtio_devices(
     config: &MachineConfig,

@@ -12,16 +12,16 @@ use crate::kvm::KvmError;
 #[derive(Debug, thiserror::Error)]
 pub enum MachineError {
     /// The configuration is no machine.
-    #[error("no such machine")]
+    #[error(transparent)]
     Config(#[from] ConfigError),
     /// KVM is not there, or refused.
-    #[error("no KVM")]
+    #[error(transparent)]
     Kvm(#[from] KvmError),
     /// There is nothing that can be booted.
-    #[error("nothing to boot")]
+    #[error(transparent)]
     Boot(#[from] BootError),
     /// A disk can't be used.
-    #[error("no disk")]
+    #[error(transparent)]
     Disk(#[from] DiskError),
     /// Two devices want the same addresses.
     #[error("the machine's devices are in each other's way")]

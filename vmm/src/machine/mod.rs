@@ -59,6 +59,15 @@ impl Machine {
         assembly::assemble(node, config, io)
     }
 
+    /// Checks all of a machine that can be checked without KVM: for whoever sends it elsewhere. With `and_load`, that
+    /// what it boots fits its memory, too, which costs a copy of it.
+    ///
+    /// # Errors
+    /// What [`Machine::new`] would say.
+    pub fn check(config: &MachineConfig, and_load: bool) -> Result<(), MachineError> {
+        assembly::check(config, and_load)
+    }
+
     /// Lets it run: every vCPU's thread is in place before the first instruction.
     ///
     /// # Errors

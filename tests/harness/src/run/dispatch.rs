@@ -8,6 +8,7 @@ use kiln_rootfs::progress::Progress;
 use kiln_vmm::boot::{self, BootError};
 use kiln_vmm::config::Boot;
 use kiln_vmm::level::Level;
+use kiln_vmm::machine::{Machine, MachineError};
 use serde::{Deserialize, Serialize};
 
 use super::execute::chain;
@@ -76,10 +77,27 @@ pub fn choose(choice: AccelChoice, level: &Level) -> Result<Accel, String> {
     }
 }
 
+/// A run that can't begin.
+#[derive(Debug, thiserror::Error)]
+pub enum DispatchError {
+    /// The accelerator that was asked for is not to be had.
+    #[error("{0}")]
+    Accel(String),
+    /// The machine is none, or what it boots or its disks can't be used.
+    #[error(transparent)]
+    Machine(#[from] MachineError),
+    /// The kernel can't be read or kept.
+    #[error(transparent)]
+    Boot(#[from] BootError),
+    /// The run's directory can't be made.
+    #[error("no directory for the run")]
+    Directory(#[source] std::io::Error),
+}
+
 /// Carries out `plan` by the accelerator of `choice`, as a run of `case` in `suite`.
 ///
 /// # Errors
-/// The run's directory can't be made. All else is in the report.
+/// What was asked for makes no run: see [`DispatchError`]; nothing is left of it. All else is in the report.
 pub fn dispatch(
     cache: &Cache,
     plan: &Plan,
@@ -87,22 +105,16 @@ pub fn dispatch(
     (suite, case): (&str, &str),
     io: TaskIo<'_>,
     progress: &dyn Progress,
-) -> std::io::Result<Done> {
-    let runs = runs_root(cache.root());
-    let directory = Arc::new(RunDirectory::begin(&runs, suite, case)?);
-    let path = directory.path();
-    let done = |report, accel| Done { report, accel, directory: path.clone() };
-    let accel = match choose(choice, gate::host_level()) {
-        Ok(accel) => accel,
-        Err(why) => return Ok(done(given_up(&directory, why), None)),
-    };
-    if let Err(error) = plan.machine.validate() {
-        return Ok(done(given_up(&directory, format!("no such machine: {error}")), Some(accel)));
+) -> Result<Done, DispatchError> {
+    let accel = choose(choice, gate::host_level()).map_err(DispatchError::Accel)?;
+    Machine::check(&plan.machine, false)?;
+    let plan = decompressed(cache, plan)?;
+    if accel == Accel::Lab {
+        // Said here in a moment, and not by the lab in a few seconds.
+        Machine::check(&plan.machine, true)?;
     }
-    let plan = match decompressed(cache, plan) {
-        Ok(plan) => plan,
-        Err(error) => return Ok(done(given_up(&directory, chain(&error)), Some(accel))),
-    };
+    let runs = runs_root(cache.root());
+    let directory = Arc::new(RunDirectory::begin(&runs, suite, case).map_err(DispatchError::Directory)?);
     let report = match accel {
         Accel::Kvm => execute(&plan, &directory, io),
         Accel::Lab => match lab::execute(cache, &plan, &runs, &directory, io, progress) {
@@ -110,7 +122,7 @@ pub fn dispatch(
             Err(error) => given_up(&directory, chain(&error)),
         },
     };
-    Ok(done(report, Some(accel)))
+    Ok(Done { report, accel: Some(accel), directory: directory.path() })
 }
 
 /// The plan with the ELF of its kernel in the kernel's place: decompressed here, where it is kept for the next

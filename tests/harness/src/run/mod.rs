@@ -11,7 +11,7 @@ mod recipe;
 mod report;
 mod task;
 
-pub use dispatch::{Accel, AccelChoice, Done, choose, dispatch, vmlinux_of};
+pub use dispatch::{Accel, AccelChoice, DispatchError, Done, choose, dispatch, vmlinux_of};
 pub(crate) use execute::chain;
 pub use execute::{execute, execute_with};
 pub use plan::{CommandPlan, Plan, Task, cmdline};
