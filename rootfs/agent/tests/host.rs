@@ -345,3 +345,27 @@ fn pending_kill(pid: u32) -> bool {
             .filter_map(|line| u64::from_str_radix(line.split_whitespace().nth(1)?, 16).ok())
             .any(|set| set & 0x100 != 0)
 }
+
+#[test]
+fn forwarded_socket_carries_bytes_both_ways_and_goes_with_its_forward() {
+    let fixture = Fixture::new("forward");
+    let (inside, outside) = (fixture.path("inside"), fixture.folder.join("outside"));
+    let listener = UnixListener::bind(&inside).unwrap();
+    let echo = std::thread::spawn(move || {
+        let (mut peer, _) = listener.accept().unwrap();
+        let mut bytes = Vec::new();
+        peer.read_to_end(&mut bytes).unwrap();
+        bytes.reverse();
+        peer.write_all(&bytes).unwrap();
+    });
+    let forward = kiln::lab::Forward::start(fixture.client.clone(), &outside, &inside).unwrap();
+    let mut near = UnixStream::connect(&outside).unwrap();
+    near.write_all(b"stressed").unwrap();
+    near.shutdown(std::net::Shutdown::Write).unwrap();
+    let mut back = String::new();
+    near.read_to_string(&mut back).unwrap();
+    assert_eq!(back, "desserts");
+    echo.join().unwrap();
+    drop(forward);
+    assert!(!outside.exists());
+}
