@@ -19,17 +19,17 @@ const TYPE: usize = 0x10;
 const TYPE_EXEC: u16 = 2;
 const MACHINE: usize = 0x12;
 const MACHINE_X86_64: u16 = 62;
-const PHOFF: usize = 0x20;
+pub(super) const PHOFF: usize = 0x20;
 const PHENTSIZE: usize = 0x36;
-const PHNUM: usize = 0x38;
-const HEADER_SIZE: usize = 0x40;
+pub(super) const PHNUM: usize = 0x38;
+pub(super) const HEADER_SIZE: usize = 0x40;
 /// The size of a program header, and its fields by offset.
-const PH_SIZE: u16 = 0x38;
-const P_OFFSET: usize = 0x08;
+pub(super) const PH_SIZE: u16 = 0x38;
+pub(super) const P_OFFSET: usize = 0x08;
 const P_PADDR: usize = 0x18;
-const P_FILESZ: usize = 0x20;
+pub(super) const P_FILESZ: usize = 0x20;
 const P_MEMSZ: usize = 0x28;
-const PT_LOAD: u32 = 1;
+pub(super) const PT_LOAD: u32 = 1;
 
 /// Loads the ELF of which `file` is open.
 pub(super) fn load(memory: &GuestMemory, path: &Path, file: &mut File) -> Result<Loaded, BootError> {
@@ -97,7 +97,7 @@ fn check(path: &Path, file: &File, ram: u64) -> Result<u64, BootError> {
 }
 
 /// A little-endian number in a header that is known to be long enough.
-trait Number: Sized {
+pub(super) trait Number: Sized {
     fn read(bytes: &[u8]) -> Self;
 }
 
@@ -116,6 +116,6 @@ macro_rules! number {
 }
 number!(u16, u32, u64);
 
-fn number<T: Number>(bytes: &[u8], offset: usize) -> T {
+pub(super) fn number<T: Number>(bytes: &[u8], offset: usize) -> T {
     T::read(bytes.get(offset..).unwrap_or_default())
 }

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::BootError;
 use super::file::{self, KernelFile};
+use super::slim::slim;
 
 /// The ELF of the bzImage `image`, kept in `folder`: decompressed now, or found there. None if the image is an
 /// ELF already, or can't be decompressed here (it will do that itself).
@@ -32,6 +33,7 @@ pub fn vmlinux_of(image: &Path, folder: &Path) -> Result<Option<PathBuf>, BootEr
         Some(Err(error)) if !error.is_unknown() => return Err(error.of(image)),
         Some(Err(_)) | None => return Ok(None),
     };
+    let vmlinux = slim(&vmlinux).unwrap_or(vmlinux);
     keep(folder, &kept, &vmlinux).map_err(|source| BootError::Keep { path: folder.to_owned(), source })?;
     Ok(Some(kept))
 }

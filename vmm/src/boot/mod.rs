@@ -12,6 +12,7 @@ mod file;
 mod flat;
 mod kept;
 mod params;
+mod slim;
 mod tables;
 
 use std::path::Path;

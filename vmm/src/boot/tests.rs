@@ -115,11 +115,12 @@ fn decompressed_elf_is_kept_and_a_changed_image_is_not_taken_for_it() {
     let folder = tempfile::tempdir().unwrap();
     let kernel = file(&bzimage(&[0xf4; 64], &gzip(&elf("halt"))));
     let kept = vmlinux_of(kernel.path(), folder.path()).unwrap().unwrap();
-    assert_eq!(std::fs::read(&kept).unwrap(), elf("halt"));
+    let slim = |name| super::slim::slim(&elf(name)).unwrap();
+    assert!(std::fs::read(&kept).unwrap() == slim("halt"));
     assert_eq!(vmlinux_of(kernel.path(), folder.path()).unwrap(), Some(kept.clone()));
     std::fs::write(kernel.path(), bzimage(&[0xf4; 64], &gzip(&elf("halt-32")))).unwrap();
     let anew = vmlinux_of(kernel.path(), folder.path()).unwrap().unwrap();
-    assert_eq!(std::fs::read(anew).unwrap(), elf("halt-32"));
+    assert!(std::fs::read(anew).unwrap() == slim("halt-32"));
     assert_eq!(vmlinux_of(&kept, folder.path()).unwrap(), None, "an ELF needs no keeping");
 }
 
