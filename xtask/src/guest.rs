@@ -205,6 +205,9 @@ pub(crate) fn explain(done: &Done) -> io::Result<()> {
             ui::sanitize(failure.message.as_bytes())
         ))?;
     }
+    if let Some(line) = &ran.kernel_report {
+        say(format!("{}: {}", ran.verdict, ui::sanitize(line.as_bytes())))?;
+    }
     if let Some(error) = &ran.error {
         say(format!("{}: {}", ran.verdict, ui::sanitize(error.as_bytes())))?;
     }

@@ -27,10 +27,20 @@ const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody
 const GROUP: &str = "root:x:0:\ntty:x:5:\nnogroup:x:65534:\n";
 const HOSTS: &str = "127.0.0.1 localhost\n::1 localhost\n";
 
-/// Made for a system whose `init` is busybox; with the agent as `init` they are there for whoever boots with
-/// `init=/bin/busybox`.
-const RC_S: &str = "#!/bin/sh\nmount -t devtmpfs dev /dev\nmkdir -p /dev/pts /dev/shm\nmount -a\nhostname -F /etc/hostname\n\
-    [ $PPID != 1 ] || [ ! -e /etc/kiln/modules ] || while read -r module; do insmod \"$module\" 2>/dev/null; done < /etc/kiln/modules\n";
+/// With busybox as `init` this makes the kernel a system; the agent as `init` has done it before it runs this.
+const RC_S: &str = "#!/bin/sh
+if [ -e /proc/self ]; then
+    mount -t ramfs ramfs /var
+    exit
+fi
+mount -t devtmpfs dev /dev
+mkdir -p /dev/pts /dev/shm
+mount -a
+hostname -F /etc/hostname
+if [ -e /etc/kiln/modules ]; then
+    while read -r module; do insmod \"$module\"; done < /etc/kiln/modules
+fi
+";
 const FSTAB: &str = "proc /proc proc defaults 0 0\n\
     sysfs /sys sysfs defaults 0 0\n\
     devpts /dev/pts devpts gid=5,mode=620 0 0\n\

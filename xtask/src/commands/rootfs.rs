@@ -21,7 +21,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
 
-    /// Boot the image, show its console, and leave it in the run's directory
+    /// Boot the image up to its agent's hello, show its console, and keep the console in the run's directory
     #[arg(long)]
     run: bool,
 

@@ -80,7 +80,7 @@ fn on_this_host(args: &Args, cache: &Cache, accel: Accel) -> Result<Ran> {
     let build =
         of_project(Step::new("build", "test --no-run --quiet")).run(&folder, ui::stream(&args.json.to()))?;
     if !build.ok {
-        bail!("the tests do not build");
+        bail!("the tests can't be built: see what cargo says above");
     }
     let mut step = of_project(Step::new("tests", "test --no-fail-fast"));
     if let Some(filter) = &args.filter {

@@ -45,7 +45,7 @@ pub(crate) struct AccelOption {
 #[derive(Args, Clone, Copy, Debug)]
 #[command(next_help_heading = "Machine options")]
 pub(crate) struct TimeoutOption {
-    /// Limit on the machine's clock: 90, 90s, 2m, 500ms
+    /// Limit on the machine's clock, 2m if not given: 90, 90s, 2m, 500ms
     #[arg(long, value_name = "TIME", value_parser = parse::duration)]
     pub(crate) timeout: Option<Duration>,
 }

@@ -79,6 +79,8 @@ fn stage(suite: &str, case: &str, options: &Options, task: Task) -> Result<Stage
     };
     let mut machine = recipe.machine(&prepared.vmlinux, prepared.image.clone());
     machine.virtio_console = options.console;
+    // Evidence that can't be written (a full disk) must not change the outcome.
+    let _ = directory.json("machine.json", &machine);
     let plan = Plan { machine, timeout: options.timeout, task, show_console: false };
     Ok(Stage { plan, directory: Arc::new(directory), disks, own: &prepared.own })
 }
@@ -86,9 +88,10 @@ fn stage(suite: &str, case: &str, options: &Options, task: Task) -> Result<Stage
 /// Runs the guest half of a case in a fresh machine.
 pub(super) fn in_guest(suite: &str, case: &str, options: &Options) -> Outcome {
     let mut stage = stage(suite, case, options, Task::Boot)?;
+    let backtrace = std::env::var("RUST_BACKTRACE").unwrap_or_default();
     stage.plan.task = Task::Command(CommandPlan {
         argv: vec![stage.own.to_string_lossy().into_owned()],
-        env: vec![(GUEST_CASE.to_owned(), case.to_owned()), ("RUST_BACKTRACE".to_owned(), "0".to_owned())],
+        env: vec![(GUEST_CASE.to_owned(), case.to_owned()), ("RUST_BACKTRACE".to_owned(), backtrace)],
         cwd: None,
     });
     let (mut out, mut err) = (Vec::new(), Vec::new());
@@ -128,7 +131,10 @@ fn finish(stage: Stage, report: &Report, said: &[u8]) -> Outcome {
     if !text.is_empty() && !text.ends_with('\n') {
         text.push('\n');
     }
-    text.push_str(&format!("{}\n", sanitize(report.reason().as_bytes())));
+    // A case that said what failed needs no second word on it.
+    if said.is_empty() || report.verdict != Verdict::Assertion {
+        text.push_str(&format!("{}\n", sanitize(report.reason().as_bytes())));
+    }
     if !report.tail.is_empty() {
         text.push_str("the last of the console:\n");
         for line in &report.tail {

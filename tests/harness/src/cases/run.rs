@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::panic::{self, AssertUnwindSafe};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use kiln_rootfs::cache::Cache;
 use kiln_rootfs::progress::Silent;
@@ -20,6 +21,9 @@ use crate::run::Recipe;
 pub(super) const GUEST_CASE: &str = "KILN_GUEST_CASE";
 /// The exit status of a case that failed in the guest: a Rust panic's.
 const FAILED: u8 = 101;
+
+/// How many cases failed only because this host can't run them.
+static REFUSED: AtomicU64 = AtomicU64::new(0);
 
 /// Runs the cases of this test binary, which is the test target `suite`.
 #[must_use]
@@ -50,8 +54,13 @@ pub fn main(suite: &'static str) -> ExitCode {
     conclusion.exit_code()
 }
 
+/// Writes a line to standard error, in one piece: others write there too.
+fn say(line: &str) {
+    let _closed = io::stderr().write_all(format!("{line}\n").as_bytes());
+}
+
 fn refused(why: &str) -> ExitCode {
-    let _closed = writeln!(io::stderr(), "error: {why}");
+    say(&format!("error: {why}"));
     ExitCode::from(FAILED)
 }
 
@@ -97,7 +106,10 @@ fn gated(suite: &'static str, mode: Mode, cases: Vec<Case>) -> (Vec<Trial>, Vec<
         let name = case.name.clone();
         match decision {
             Decision::Run => Trial::test(name, move || run(suite, case).map_err(Failed::from)),
-            Decision::Fail(why) => Trial::test(name, move || Err(Failed::from(why))),
+            Decision::Fail(why) => Trial::test(name, move || {
+                REFUSED.fetch_add(1, Ordering::Relaxed);
+                Err(Failed::from(why))
+            }),
             Decision::Ignore(why) => {
                 ignored.push(Ignored {
                     suite: suite.to_owned(),
@@ -130,7 +142,7 @@ fn tell(ignored: &[Ignored]) {
     }
     for (reason, count) in reasons {
         let plural = if count == 1 { "case" } else { "cases" };
-        let _closed = writeln!(io::stderr(), "{count} {plural} ignored: {reason}");
+        say(&format!("{count} {plural} ignored: {reason}"));
     }
     // A cache that can't be written keeps no case from running; the reasons are on standard error.
     let log: PathBuf = super::ignored_log(&Cache::look());
@@ -139,12 +151,14 @@ fn tell(ignored: &[Ignored]) {
 
 /// The suite's last line: how many ran, on what, and how many did not.
 fn close(suite: &str, mode: Mode, conclusion: &Conclusion) {
-    let ran = conclusion.num_passed + conclusion.num_failed;
+    let refused = REFUSED.load(Ordering::Relaxed);
+    let ran = (conclusion.num_passed + conclusion.num_failed).saturating_sub(refused);
     let on = match (mode, std::env::var_os(IN_LAB)) {
         (_, Some(_)) => "in the lab".to_owned(),
         (Mode::Off, None) => "with KVM off".to_owned(),
         (_, None) => format!("on KVM at level {}", gate::host_level().as_str()),
     };
     let ignored = conclusion.num_ignored;
-    let _closed = writeln!(io::stderr(), "{suite}: {ran} ran {on}, {ignored} ignored");
+    let could_not = if refused > 0 { format!(", {refused} could not run") } else { String::new() };
+    say(&format!("{suite}: {ran} ran {on}{could_not}, {ignored} ignored"));
 }

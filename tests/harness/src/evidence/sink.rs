@@ -90,6 +90,12 @@ impl Sink {
                 let path = root.join(link);
                 if path.is_symlink() && !path.exists() {
                     fs::remove_file(&path).map_err(|e| named(&e, &path))?;
+                    // The case's folder, and the suite's, if nothing else is in them.
+                    for folder in path.ancestors().skip(1).take(2) {
+                        if fs::remove_dir(folder).is_err() {
+                            break;
+                        }
+                    }
                 }
                 Ok(())
             }

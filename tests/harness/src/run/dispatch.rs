@@ -108,6 +108,7 @@ pub fn dispatch(
 ) -> Result<Done, DispatchError> {
     let accel = choose(choice, gate::host_level()).map_err(DispatchError::Accel)?;
     Machine::check(&plan.machine, false)?;
+    let asked_for = &plan.machine;
     let plan = decompressed(cache, plan)?;
     if accel == Accel::Lab {
         // Said here in a moment, and not by the lab in a few seconds.
@@ -115,6 +116,8 @@ pub fn dispatch(
     }
     let runs = runs_root(cache.root());
     let directory = Arc::new(RunDirectory::begin(&runs, suite, case).map_err(DispatchError::Directory)?);
+    // As it was asked for: the lab sees the same under other paths.
+    let _ = directory.json("machine.json", asked_for);
     let report = match accel {
         Accel::Kvm => execute(&plan, &directory, io),
         Accel::Lab => match lab::execute(cache, &plan, &runs, &directory, io, progress) {

@@ -84,7 +84,8 @@ fn run(
     mut io: TaskIo<'_>,
     body: Option<Body<'_>>,
 ) -> Result<Report, MachineError> {
-    let _ = directory.json("machine.json", &plan.machine);
+    // There from the start, also when the guest never says a word.
+    let _ = directory.append("console.log", b"");
     let shared = Arc::new(Shared { console: Mutex::default(), stopped_early: AtomicBool::new(false) });
     let echo = if plan.show_console { io.console.take() } else { None };
     let serial = Box::new(Tap { shared: shared.clone(), directory: directory.clone(), echo });
