@@ -7,6 +7,7 @@ use clap::error::{Error, ErrorKind};
 
 use crate::commands::Command;
 use crate::exit::Exit;
+use crate::report::{JsonTo, write_failure};
 use crate::ui::{self, Stream};
 
 /// Fires a kernel and sees whether it cracks: a VMM made for tests, guest images, and assertions in guests
@@ -23,10 +24,29 @@ tested (usage errors and our own failures among them). `run` passes the guest co
 
 /// What the words ask for; else help was asked for, or an error was shown, and this is the status to end with.
 pub(crate) fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Cli, Exit> {
-    Cli::try_parse_from(words).map_err(|error| show(&error))
+    let words: Vec<OsString> = words.into_iter().collect();
+    Cli::try_parse_from(&words).map_err(|error| show(&error, &words))
 }
 
-fn show(error: &Error) -> Exit {
+/// The command that the words name, and where they want its JSON object, as far as can be told of words that make no
+/// command.
+fn meant(words: &[OsString]) -> Option<(&'static str, JsonTo)> {
+    let words: Vec<&str> =
+        words.iter().skip(1).filter_map(|word| word.to_str()).take_while(|w| *w != "--").collect();
+    let named = |word: &&str| COMMANDS.iter().find(|command| *command == word).copied();
+    let to = words.iter().find_map(|word| match word.strip_prefix("--json")? {
+        "" => Some(JsonTo::Stdout),
+        file => file.strip_prefix('=').map(|path| JsonTo::File(path.into())),
+    })?;
+    let command = words.iter().find_map(named)?;
+    // The standard output of `run` is the guest's command's.
+    (command != "run" || to != JsonTo::Stdout).then_some((command, to))
+}
+
+/// The commands that have a JSON object.
+const COMMANDS: &[&str] = &["doctor", "kernel", "rootfs", "run", "smoke", "test", "bench"];
+
+fn show(error: &Error, words: &[OsString]) -> Exit {
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
             // A reader that has seen enough, as `head` does, is no error.
@@ -39,7 +59,11 @@ fn show(error: &Error) -> Exit {
             Exit::UNTESTABLE
         }
         _ => {
-            ui::error(&one_line(&error.render().to_string()));
+            let text = one_line(&error.render().to_string());
+            ui::error(&text);
+            if let Some((command, to)) = meant(words) {
+                write_failure(command, &to, text);
+            }
             Exit::UNTESTABLE
         }
     }

@@ -111,3 +111,19 @@ fn help_and_version_are_no_errors() {
         assert!(output.stderr.is_empty() && !output.stdout.is_empty(), "{arguments:?}");
     }
 }
+
+#[test]
+fn usage_error_is_one_json_object_for_who_asked_for_it() {
+    let output =
+        Command::new(env!("CARGO_BIN_EXE_kiln")).args(["smoke", "--json", "--cpus", "999"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(125));
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&report["command"], &report["verdict"]), (&"smoke".into(), &"untestable".into()));
+    assert!(report["error"].as_str().unwrap().contains("999"), "{report}");
+    // What stands behind `--` is the guest's.
+    let output = Command::new(env!("CARGO_BIN_EXE_kiln"))
+        .args(["run", "--cpus", "999", "--", "x", "--json"])
+        .output()
+        .unwrap();
+    assert!(output.stdout.is_empty());
+}
