@@ -44,5 +44,5 @@ pub const ACPI_SLEEP: u16 = 0x600;
 pub const ACPI_RESET: u16 = 0x602;
 /// The value that resets when it is written to [`ACPI_RESET`].
 pub const ACPI_RESET_VALUE: u8 = 1;
-/// The i8042's command port; 0xfe written to it pulses the reset line.
+/// The i8042's data port, and the first of its range: 0xfe written to the command port, four above, pulses the reset line.
 pub const I8042: u16 = 0x60;
