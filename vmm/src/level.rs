@@ -4,6 +4,7 @@ use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use crate::chain;
 use crate::config::{Boot, CpuMode, MachineConfig};
 use crate::kvm;
 use crate::layout::{DEBUG_EXIT, HIGH_MEMORY};
@@ -73,12 +74,6 @@ pub fn probe(node: &Path) -> Level {
         Ok(other) => Level::None { reason: format!("a payload could not run: {other:?}") },
         Err(error) => Level::None { reason: chain(&error) },
     }
-}
-
-/// An error and all that caused it.
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 fn run(node: &Path) -> Result<Outcome, MachineError> {

@@ -7,6 +7,7 @@
 pub mod block;
 pub mod boot;
 pub mod bus;
+mod chain;
 pub mod config;
 pub mod device;
 pub mod irq;
@@ -20,3 +21,5 @@ pub mod thread;
 pub mod trace;
 pub mod vcpu;
 pub mod virtio;
+
+pub use chain::chain;

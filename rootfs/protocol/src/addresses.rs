@@ -18,8 +18,6 @@ pub const PROBE_MMIO: u64 = 0xd010_0000;
 pub const PROBE_MMIO_SIZE: u64 = 0x1000;
 /// The probe device's interrupt.
 pub const PROBE_GSI: u32 = 10;
-/// Where MMIO devices begin.
-pub const MMIO_DEVICES: u64 = VIRTIO_MMIO_BASE;
 /// The first virtio-mmio device.
 pub const VIRTIO_MMIO_BASE: u64 = 0xd000_0000;
 /// The distance between virtio-mmio devices, and the size of each one's range, in bytes.
@@ -27,7 +25,7 @@ pub const VIRTIO_MMIO_SIZE: u64 = 0x1000;
 /// How many virtio-mmio devices fit below the probe device.
 pub const VIRTIO_MMIO_MAX: usize = 256;
 /// The interrupts of virtio-mmio devices: device n has the n-th, wrapping round.
-pub const VIRTIO_MMIO_GSIS: core::ops::RangeInclusive<u32> = 16..=23;
+pub const VIRTIO_MMIO_GSIS: [u32; 8] = [16, 17, 18, 19, 20, 21, 22, 23];
 
 /// The address of virtio-mmio device `index`.
 #[must_use]
@@ -38,14 +36,5 @@ pub const fn virtio_mmio_address(index: usize) -> u64 {
 /// The interrupt of virtio-mmio device `index`.
 #[must_use]
 pub const fn virtio_mmio_gsi(index: usize) -> u32 {
-    match index % 8 {
-        0 => 16,
-        1 => 17,
-        2 => 18,
-        3 => 19,
-        4 => 20,
-        5 => 21,
-        6 => 22,
-        _ => 23,
-    }
+    VIRTIO_MMIO_GSIS[index % VIRTIO_MMIO_GSIS.len()]
 }

@@ -202,8 +202,11 @@ fn is_workspace(folder: &Path) -> bool {
     folder.join("Cargo.lock").is_file() || manifest().lines().any(|line| line.trim() == "[workspace]")
 }
 
-/// Removes a file or a folder with all in it; that it is not there is no error.
-pub(crate) fn remove(path: &Path) -> io::Result<()> {
+/// Removes a file or a folder with all in it; that it is not there is no error, for others clean too.
+///
+/// # Errors
+/// The file system's own.
+pub fn remove(path: &Path) -> io::Result<()> {
     let gone = match fs::symlink_metadata(path) {
         Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(path),
         Ok(_) => fs::remove_file(path),

@@ -11,7 +11,8 @@ use options::Options;
 /// Makes a function a case whose body runs in a guest, booted fresh for it.
 ///
 /// The function takes nothing and returns `()` or a `Result`. Options: `cpus = N`, `memory = "512M"`,
-/// `disk = scratch("16M")` (may be repeated), `console = true` (a virtio console beside the UART), `timeout = SECONDS`, `append = "…"` to the kernel's command line.
+/// `disk = scratch("16M")` (may be repeated), `console = true` (a virtio console beside the
+/// UART), `timeout = SECONDS`, `append = "…"` to the kernel's command line.
 #[proc_macro_attribute]
 pub fn guest_test(options: TokenStream, item: TokenStream) -> TokenStream {
     let (options, function) = (parse_macro_input!(options as Options), parse_macro_input!(item as ItemFn));

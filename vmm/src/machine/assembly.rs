@@ -26,10 +26,7 @@ use crate::vcpu::{Buses, Ready};
 use crate::virtio::block::BlockDevice;
 use crate::virtio::console::ConsoleDevice;
 use crate::virtio::device::VirtioDevice;
-use crate::virtio::mmio::MmioTransport;
-
-/// `QueueNotify` (virtio 1.2, §4.2.2).
-const QUEUE_NOTIFY: u64 = 0x50;
+use crate::virtio::mmio::{MmioTransport, NOTIFY_OFFSET};
 
 pub(super) fn assemble(node: &Path, config: &MachineConfig, io: MachineIo) -> Result<Machine, MachineError> {
     config.validate()?;
@@ -160,7 +157,7 @@ impl Wiring<'_> {
         let transport = MmioTransport::new(device, memory.clone(), line).map_err(MachineError::Io)?;
         let base = virtio_mmio_address(index);
         for (queue, kick) in (0..).zip(transport.kicks()) {
-            self.vm.ioevent(kick, base + QUEUE_NOTIFY, queue)?;
+            self.vm.ioevent(kick, base + NOTIFY_OFFSET, queue)?;
         }
         let name = transport.name();
         let transport = Arc::new(Mutex::new(transport));

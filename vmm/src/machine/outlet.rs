@@ -21,7 +21,7 @@ struct State {
     waiting: Vec<u8>,
     /// No more will come.
     closed: bool,
-    /// The writer's thread has nothing in hand and is gone, or has not begun.
+    /// The writer has taken all that came, and is gone.
     done: bool,
 }
 

@@ -6,6 +6,6 @@ mod run;
 mod setup;
 mod thread;
 
+pub use setup::EntryState;
 pub(crate) use setup::{CODE_SELECTOR, gdt};
-pub use setup::{EntryState, VcpuError};
 pub(crate) use thread::{Buses, Idle, Ready, VcpuThread};

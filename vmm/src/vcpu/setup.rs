@@ -7,9 +7,6 @@ use super::cpuid;
 use crate::kvm::KvmError;
 use crate::layout::{GDT, PAGE_TABLES};
 
-/// A vCPU that could not be set up.
-pub type VcpuError = KvmError;
-
 /// `IA32_MISC_ENABLE`, and its bit for fast string operations (Intel SDM, volume 4).
 const MISC_ENABLE: (u32, u64) = (0x1a0, 1);
 /// `IA32_MTRR_DEF_TYPE`: MTRRs on, memory is write-back by default (Intel SDM, volume 3, §12.11.2.1).

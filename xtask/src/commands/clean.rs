@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
-use kiln::rootfs::cache::Cache;
+use kiln::rootfs::cache::{self, Cache};
 
 use crate::exit::Exit;
 use crate::options;
@@ -158,16 +158,7 @@ fn folders(root: &Path) -> io::Result<Vec<PathBuf>> {
 }
 
 fn remove(path: &Path) -> anyhow::Result<()> {
-    let gone = match fs::symlink_metadata(path) {
-        Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(path),
-        Ok(_) => fs::remove_file(path),
-        Err(error) => Err(error),
-    };
-    match gone {
-        // Someone else cleans too.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other.with_context(|| format!("failed to remove {}", path.display())),
-    }
+    cache::remove(path).with_context(|| format!("failed to remove {}", path.display()))
 }
 
 fn exists(path: &Path) -> anyhow::Result<bool> {

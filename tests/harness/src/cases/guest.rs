@@ -42,7 +42,7 @@ fn prepared() -> Result<&'static Prepared, String> {
         Ok(Prepared { cache, kernel, vmlinux, image, own })
     };
     PREPARED
-        .get_or_init(|| prepare().map_err(|error| crate::run::chain(&*error)))
+        .get_or_init(|| prepare().map_err(|error| kiln_vmm::chain(&*error)))
         .as_ref()
         .map_err(Clone::clone)
 }

@@ -46,9 +46,9 @@ pub fn main(suite: &'static str) -> ExitCode {
     if !arguments.ignored && !arguments.exact {
         tell(&ignored);
     }
-    let needs_kvm = trials.len();
+    let any = !trials.is_empty();
     let conclusion = libtest_mimic::run(&arguments, trials);
-    if !arguments.list && needs_kvm > 0 {
+    if !arguments.list && any {
         close(suite, mode, &conclusion);
     }
     conclusion.exit_code()
@@ -85,7 +85,7 @@ fn in_lab() -> ExitCode {
         let arguments: Vec<String> = std::env::args().skip(1).collect();
         let streams: (&mut dyn Write, &mut dyn Write) = (&mut io::stdout(), &mut io::stderr());
         let statuses = lab::run_tests(&cache, &Recipe::default(), &[own], &arguments, streams, &Silent)
-            .map_err(|error| crate::run::chain(&error))?;
+            .map_err(|error| kiln_vmm::chain(&error))?;
         Ok(statuses.into_iter().max().unwrap_or(FAILED))
     };
     run().map_or_else(|why| refused(&why), ExitCode::from)

@@ -1,6 +1,5 @@
 //! A plan carried into the lab, and carried out there by this same program.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use kiln_rootfs::cache::Cache;
@@ -10,7 +9,7 @@ use kiln_vmm::config::Boot;
 use super::{Lab, LabError, LabSpec};
 use crate::agent::{Command, ProcessEvent};
 use crate::evidence::{EVIDENCE_FD, Replay, RunDirectory};
-use crate::run::{Plan, Report, TaskIo};
+use crate::run::{Plan, Report, TaskIo, pass_on};
 
 /// The word that makes this program carry out a plan which it finds in the lab.
 pub const INNER_PLAN: &str = "inner-plan";
@@ -62,9 +61,8 @@ pub fn execute(
     let (status, stderr) = match (outcome, &report) {
         (Ok(Ok(ended)), _) => ended,
         // It was lost after its work was done.
-        (Err(_), Some(_)) => (String::new(), String::new()),
+        (Ok(Err(_)) | Err(_), Some(_)) => (String::new(), String::new()),
         (Ok(Err(error)), None) => return Err(error),
-        (Ok(Err(_)), Some(_)) => (String::new(), String::new()),
         (Err(error), None) => return Err(lab.explain(error)),
     };
     // The disks' last writes are in the lab's page cache.
@@ -117,7 +115,7 @@ fn follow(
             ProcessEvent::Stderr(bytes) => {
                 // A console that is shown comes this way, and its onlooker knows what to do with it.
                 match &mut console {
-                    Some(console) => drop(console.write_all(&bytes).and_then(|()| console.flush())),
+                    Some(console) => pass_on(console, &bytes),
                     None => pass_on(io.stderr, &bytes),
                 }
                 last_stderr.extend_from_slice(&bytes);
@@ -136,8 +134,4 @@ fn follow(
             }
         }
     }
-}
-
-fn pass_on(to: &mut (dyn Write + Send), bytes: &[u8]) {
-    let _ = to.write_all(bytes).and_then(|()| to.flush());
 }

@@ -9,10 +9,10 @@ use kiln_rootfs::progress::Progress;
 use kiln_rootfs::{agent, modules};
 
 use super::{Lab, LabError, LabSpec};
-use crate::agent::{AgentError, Command, ProcessEvent, Status};
+use crate::agent::{AgentError, Command, ProcessEvent};
 use crate::evidence::{EVIDENCE_FD, EVIDENCE_ROOT, Replay, runs_root};
 use crate::gate::MODE_VARIABLE;
-use crate::run::{Recipe, vmlinux_of};
+use crate::run::{Recipe, exit_status, pass_on, vmlinux_of};
 
 /// Set in the lab's test binaries, so that they say which accelerator they ran on.
 pub const IN_LAB: &str = "KILN_IN_LAB";
@@ -92,19 +92,14 @@ fn follow(
     loop {
         match process.next_event()? {
             ProcessEvent::Started(_) => {}
-            ProcessEvent::Stdout(bytes) => drop(out.write_all(&bytes).and_then(|()| out.flush())),
-            ProcessEvent::Stderr(bytes) => drop(err.write_all(&bytes).and_then(|()| err.flush())),
+            ProcessEvent::Stdout(bytes) => pass_on(out, &bytes),
+            ProcessEvent::Stderr(bytes) => pass_on(err, &bytes),
             ProcessEvent::Events(bytes) => {
                 if let Err(error) = replay.feed(&bytes) {
                     return Ok(Err(error));
                 }
             }
-            ProcessEvent::Exited(Status::Code(code)) => {
-                return Ok(Ok(u8::try_from(code & 0xff).unwrap_or(1)));
-            }
-            ProcessEvent::Exited(Status::Signal(signal)) => {
-                return Ok(Ok(u8::try_from(signal).unwrap_or(0).saturating_add(128)));
-            }
+            ProcessEvent::Exited(status) => return Ok(Ok(exit_status(status))),
         }
     }
 }

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use kiln_rootfs::cache::Cache;
 use kiln_rootfs::progress::Progress;
 use kiln_vmm::boot::{self, BootError};
+use kiln_vmm::chain;
 use kiln_vmm::config::Boot;
 use kiln_vmm::level::Level;
 use kiln_vmm::machine::{Machine, MachineError};
 use serde::{Deserialize, Serialize};
 
-use super::execute::chain;
 use super::{Plan, Report, TaskIo, execute};
 use crate::evidence::{RunDirectory, runs_root};
 use crate::verdict::Verdict;
@@ -107,13 +107,10 @@ pub fn dispatch(
     progress: &dyn Progress,
 ) -> Result<Done, DispatchError> {
     let accel = choose(choice, gate::host_level()).map_err(DispatchError::Accel)?;
-    Machine::check(&plan.machine, false)?;
     let asked_for = &plan.machine;
     let plan = decompressed(cache, plan)?;
-    if accel == Accel::Lab {
-        // Said here in a moment, and not by the lab in a few seconds.
-        Machine::check(&plan.machine, true)?;
-    }
+    // What the lab would say of it in a few seconds is said here in a moment.
+    Machine::check(&plan.machine, accel == Accel::Lab)?;
     let runs = runs_root(cache.root());
     let directory = Arc::new(RunDirectory::begin(&runs, suite, case).map_err(DispatchError::Directory)?);
     // As it was asked for: the lab sees the same under other paths.

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
+use kiln_vmm::chain;
 use kiln_vmm::machine::{ConsoleEnd, Ended, Machine, MachineError, MachineIo, Stopper};
 use kiln_vmm::outcome::Outcome;
 
@@ -57,18 +58,6 @@ fn carry_out(plan: &Plan, directory: &Arc<RunDirectory>, io: TaskIo<'_>, body: O
         directory.failed(&report.reason())
     };
     report
-}
-
-/// An error and all that caused it, in one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }
 
 /// What happens to run while the machine does.

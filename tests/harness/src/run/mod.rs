@@ -12,9 +12,9 @@ mod report;
 mod task;
 
 pub use dispatch::{Accel, AccelChoice, DispatchError, Done, choose, dispatch, vmlinux_of};
-pub(crate) use execute::chain;
 pub use execute::{execute, execute_with};
 pub use plan::{CommandPlan, Plan, Task, cmdline};
 pub use recipe::Recipe;
 pub use report::{Assertion, Report};
 pub use task::TaskIo;
+pub(crate) use task::{exit_status, pass_on};

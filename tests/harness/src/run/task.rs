@@ -149,11 +149,12 @@ fn run_command(
 }
 
 /// A consumer of output that went away (a closed pipe) does not end the run: its status still counts.
-fn pass_on(to: &mut (dyn Write + Send), bytes: &[u8]) {
+pub(crate) fn pass_on(to: &mut dyn Write, bytes: &[u8]) {
     let _ = to.write_all(bytes).and_then(|()| to.flush());
 }
 
-fn exit_status(status: Status) -> u8 {
+/// A command's end as a shell tells it: 128+N for one killed by signal N.
+pub(crate) fn exit_status(status: Status) -> u8 {
     match status {
         Status::Code(code) => u8::try_from(code & 0xff).unwrap_or(u8::MAX),
         Status::Signal(signal) => u8::try_from(signal).unwrap_or(0).saturating_add(128),
