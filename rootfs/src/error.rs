@@ -43,6 +43,16 @@ pub enum Error {
         /// The last of what it said.
         said: String,
     },
+    /// A variable of the environment holds what it can't.
+    #[error("{name} is '{value}': {why}")]
+    Variable {
+        /// The variable.
+        name: &'static str,
+        /// What it holds.
+        value: String,
+        /// What is wrong with it.
+        why: String,
+    },
     /// The distribution's packages can't be had on this host.
     #[error("{what} is missing and there is no {tool} to fetch it with: {mend}")]
     NoPackages {

@@ -41,11 +41,14 @@ pub struct KernelFiles {
 /// It is not in the cache and can't be fetched.
 pub fn fetch(cache: &Cache, release: Option<&str>, progress: &dyn Progress) -> Result<KernelFiles, Error> {
     let shelf = cache.root().join(SHELF);
-    let cached = match release {
-        Some(wanted) => list(cache)?.into_iter().rfind(|kernel| is_release(&kernel.release, wanted)),
-        None => fs::read_link(shelf.join(LATEST)).ok().and_then(|name| in_entry(&shelf.join(name))),
+    let known = match release {
+        Some(wanted) => {
+            list(cache)?.into_iter().rfind(|kernel| is_release(&kernel.release, wanted)).map(|k| k.release)
+        }
+        None => fs::read_link(shelf.join(LATEST)).ok().map(|name| name.to_string_lossy().into_owned()),
     };
-    if let Some(kernel) = cached {
+    let cached = known.and_then(|release| cache.find(SHELF, &Key::named(&release)));
+    if let Some(kernel) = cached.and_then(|entry| in_entry(&entry)) {
         return Ok(kernel);
     }
     let apt = Apt::open(cache, "the guest's kernel", MEND, progress)?;
@@ -54,7 +57,7 @@ pub fn fetch(cache: &Cache, release: Option<&str>, progress: &dyn Progress) -> R
         None => current(&apt)?,
     };
     let name = package.trim_start_matches("linux-image-").to_owned();
-    let entry = cache.entry(SHELF, &Key::named(&name), |dir| {
+    let entry = cache.entry(SHELF, &Key::named(&name), |dir| -> Result<(), Error> {
         let mut packages = vec![package.clone()];
         // Ubuntu has the modules in a package of their own.
         packages.extend(apt.depends(&package)?.into_iter().filter(|p| *p == format!("linux-modules-{name}")));

@@ -17,6 +17,7 @@ pub mod kernel;
 pub mod modules;
 pub mod progress;
 pub mod qemu;
+pub mod size;
 
 pub use error::Error;
 

@@ -1,7 +1,11 @@
 //! Where all that is downloaded or built is kept: folders that are complete or not there at all.
 
+mod entries;
 mod key;
+mod limit;
 mod lock;
+mod manifest;
+mod pin;
 #[cfg(test)]
 mod tests;
 
@@ -9,11 +13,14 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
+pub use entries::Entry;
 pub use key::Key;
+pub use limit::LIMIT_VARIABLE;
 pub(crate) use lock::Lock;
 
 use crate::Error;
@@ -48,6 +55,8 @@ pub const KNOWN: &[&str] = &[
 #[derive(Clone, Debug)]
 pub struct Cache {
     root: PathBuf,
+    /// Bytes that it may take; none for no limit.
+    limit: Option<u64>,
 }
 
 impl Cache {
@@ -56,11 +65,11 @@ impl Cache {
     /// half done is removed.
     ///
     /// # Errors
-    /// The folder can't be made.
+    /// The folder can't be made, or [`LIMIT_VARIABLE`] holds no size.
     pub fn open(root: Option<PathBuf>) -> Result<Self, Error> {
         let root = root.unwrap_or_else(default_root);
         let root = std::path::absolute(&root).map_err(Error::io("resolve", &root))?;
-        let cache = Self { root };
+        let cache = Self { root, limit: limit::chosen()? };
         fs::create_dir_all(cache.tmp()).map_err(Error::io("create", &cache.tmp()))?;
         let tag = cache.root.join(TAG_NAME);
         // A folder of somebody's own, which a user named by mistake, must not pass for a cache.
@@ -87,7 +96,7 @@ impl Cache {
     /// As [`Cache::look`], at `root`.
     #[must_use]
     pub fn look_at(root: &Path) -> Self {
-        Self { root: std::path::absolute(root).unwrap_or_else(|_| root.to_owned()) }
+        Self { root: std::path::absolute(root).unwrap_or_else(|_| root.to_owned()), limit: None }
     }
 
     /// The folder that everything is below.
@@ -96,40 +105,74 @@ impl Cache {
         &self.root
     }
 
-    /// The folder of one entry; if it is not there yet, `build` fills an empty folder that then becomes it.
-    /// While one process builds an entry, others that want it wait.
+    /// The folder of one entry; if it is not there yet, or not as it was made, `build` fills an empty folder that then
+    /// becomes it. While one process builds an entry, others that want it wait. The entry stays until this process
+    /// ends, whatever the cache's limit.
     ///
     /// # Errors
     /// What `build` returns, or the cache can't be written.
-    pub fn entry(
+    pub fn entry<E: From<Error>>(
         &self,
         kind: &str,
         key: &Key,
-        build: impl FnOnce(&Path) -> Result<(), Error>,
-    ) -> Result<PathBuf, Error> {
+        build: impl FnOnce(&Path) -> Result<(), E>,
+    ) -> Result<PathBuf, E> {
         let name = key.name();
         let shelf = self.root.join(kind);
         let path = shelf.join(&name);
-        if path.is_dir() {
+        if let Some(path) = self.find(kind, key) {
             return Ok(path);
         }
         let _lock = self.lock(&format!("{kind}-{name}"))?;
-        if path.is_dir() {
+        if let Some(path) = self.find(kind, key) {
             return Ok(path);
         }
         // The lock is ours, so whoever left this is dead.
         let part = self.tmp().join(format!("{kind}-{name}.part"));
         remove(&part).map_err(Error::io("remove", &part))?;
         fs::create_dir_all(&part).map_err(Error::io("create", &part))?;
-        let built = build(&part).and_then(|()| {
-            fs::create_dir_all(&shelf).map_err(Error::io("create", &shelf))?;
-            fs::rename(&part, &path).map_err(Error::io("finish", &path))
-        });
+        let built = build(&part).and_then(|()| Ok(self.keep(&part, &shelf, &path)?));
         if built.is_err() {
             // What can't be removed now is removed when the cache is next opened.
             let _ = remove(&part);
         }
-        built.map(|()| path)
+        built?;
+        pin::hold(&path);
+        self.make_room()?;
+        Ok(path)
+    }
+
+    /// The folder of an entry, if it is there and as it was made; it then stays until this process ends.
+    #[must_use]
+    pub fn find(&self, kind: &str, key: &Key) -> Option<PathBuf> {
+        let path = self.root.join(kind).join(key.name());
+        // Held before it is looked at: what is whole now stays so.
+        (pin::hold(&path) && manifest::holds(&path)).then_some(path)
+    }
+
+    /// Gives what was built its place, and what is in it an account.
+    fn keep(&self, part: &Path, shelf: &Path, path: &Path) -> Result<(), Error> {
+        manifest::write(part)?;
+        fs::create_dir_all(shelf).map_err(Error::io("create", shelf))?;
+        // It was cut off or changed. Who has files of it open keeps them.
+        self.take_away(path).map_err(Error::io("replace", path))?;
+        fs::rename(part, path).map_err(Error::io("finish", path))
+    }
+
+    /// Removes an entry, or whatever is in its place: at once for others, who never see half of it.
+    fn take_away(&self, path: &Path) -> io::Result<()> {
+        static TAKEN: AtomicU64 = AtomicU64::new(0);
+        let number = TAKEN.fetch_add(1, Ordering::Relaxed);
+        let away = self.tmp().join(format!("gone-{}-{number}.part", std::process::id()));
+        match fs::rename(path, &away) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+            // What can't be removed now is removed when the cache is next opened.
+            Ok(()) => {
+                let _ = remove(&away);
+                Ok(())
+            }
+        }
     }
 
     /// Takes the lock of that name, waiting for it.

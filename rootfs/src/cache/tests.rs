@@ -24,7 +24,7 @@ fn one_of_many_builds_and_all_get_it_whole() {
                     fs::write(dir.join("one"), "1").unwrap();
                     std::thread::yield_now();
                     fs::write(dir.join("two"), "2").unwrap();
-                    Ok(())
+                    Ok::<_, Error>(())
                 });
                 assert_eq!(fs::read_to_string(entry.unwrap().join("two")).unwrap(), "2");
             });
@@ -45,7 +45,7 @@ fn failed_build_leaves_nothing() {
     assert!(failed.is_err());
     assert!(!cache.root().join("kernels/6.1").exists());
     assert_eq!(fs::read_dir(cache.tmp()).unwrap().count(), 0);
-    assert!(cache.entry("kernels", &key, |_| Ok(())).unwrap().ends_with("kernels/6.1"));
+    assert!(cache.entry("kernels", &key, |_| Ok::<_, Error>(())).unwrap().ends_with("kernels/6.1"));
 }
 
 #[test]
@@ -88,4 +88,67 @@ fn a_cache_is_marked_and_a_file_is_refused() {
         sha256_of_file(&file).unwrap(),
         "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     );
+}
+
+#[test]
+fn entry_that_was_cut_off_or_changed_is_made_again() {
+    let (_folder, cache) = cache();
+    let key = Key::named("6.1");
+    let made = AtomicUsize::new(0);
+    let make = || {
+        let entry = cache.entry("kernels", &key, |dir| {
+            made.fetch_add(1, Ordering::SeqCst);
+            fs::write(dir.join("vmlinuz"), "kernel").map_err(Error::io("write", dir))
+        });
+        fs::read_to_string(entry.unwrap().join("vmlinuz")).unwrap()
+    };
+    assert_eq!(make(), "kernel");
+    assert_eq!(make(), "kernel");
+    assert_eq!(made.load(Ordering::SeqCst), 1);
+    let file = cache.root().join("kernels/6.1/vmlinuz");
+    for damage in ["kern", "KERNEL"] {
+        fs::write(&file, damage).unwrap();
+        assert!(cache.find("kernels", &key).is_none());
+        assert_eq!(make(), "kernel");
+    }
+    fs::remove_file(&file).unwrap();
+    assert_eq!(make(), "kernel");
+    assert_eq!(made.load(Ordering::SeqCst), 4);
+    assert_eq!(fs::read_dir(cache.tmp()).unwrap().count(), 0);
+}
+
+#[test]
+fn room_is_made_by_what_was_not_used_for_longest_and_what_is_in_use_stays() {
+    let (_folder, cache) = cache();
+    let entry = |name: &str, used: u64| {
+        let path = cache.root().join("images").join(name);
+        fs::create_dir_all(&path).unwrap();
+        fs::write(path.join("image"), [1; 40_000]).unwrap();
+        manifest::write(&path).unwrap();
+        let folder = fs::File::open(&path).unwrap();
+        folder.set_modified(std::time::UNIX_EPOCH + Duration::from_secs(used)).unwrap();
+        folder
+    };
+    // Somebody uses the one that has not been taken up for longest.
+    let held = entry("a", 100);
+    rustix::fs::flock(&held, rustix::fs::FlockOperation::LockShared).unwrap();
+    for (name, used) in [("b", 300), ("c", 200), ("d", 400)] {
+        entry(name, used);
+    }
+    let left = || -> Vec<String> {
+        let name = |entry: Entry| entry.path.file_name().unwrap().to_string_lossy().into_owned();
+        cache.entries().unwrap().into_iter().map(name).collect()
+    };
+    let gone = cache.shrink(160_000).unwrap();
+    assert_eq!((gone.len(), left().len()), (0, 4));
+    assert_eq!(cache.beyond(80_000).unwrap().len(), 2);
+    cache.shrink(80_000).unwrap();
+    assert_eq!(left(), ["a", "b", "d"]);
+    cache.shrink(0).unwrap();
+    assert_eq!(left(), ["a"]);
+    // Not only closed: a process that another test is just starting has the descriptor, too.
+    rustix::fs::flock(&held, rustix::fs::FlockOperation::Unlock).unwrap();
+    cache.shrink(0).unwrap();
+    assert!(left().is_empty());
+    assert_eq!(fs::read_dir(cache.tmp()).unwrap().count(), 0);
 }

@@ -72,9 +72,11 @@ fn cached_kernels_are_found_without_a_package_manager() {
     let dir = tempfile::tempdir().unwrap();
     let cache = Cache::open(Some(dir.path().to_owned())).unwrap();
     for release in ["6.1.0-9-x", "6.1.0-10-x"] {
-        let entry = dir.path().join("kernels").join(release);
-        fs::create_dir_all(entry.join("lib/modules").join(release)).unwrap();
-        fs::write(entry.join("vmlinuz"), "").unwrap();
+        let made = cache.entry("kernels", &Key::named(release), |entry| {
+            fs::create_dir_all(entry.join("lib/modules").join(release)).unwrap();
+            fs::write(entry.join("vmlinuz"), "").map_err(Error::io("write", entry))
+        });
+        made.unwrap();
     }
     point(&dir.path().join("kernels/latest"), "6.1.0-9-x").unwrap();
     let fetched = |release| fetch(&cache, release, &crate::progress::Silent).unwrap();

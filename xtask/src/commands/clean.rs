@@ -2,12 +2,12 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
 use kiln::rootfs::cache::{self, Cache};
+use kiln::rootfs::size;
 
 use crate::exit::Exit;
 use crate::options;
@@ -17,24 +17,17 @@ use crate::ui;
 /// Options of `clean`.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
-    /// Remove only what has not changed for so long: 12h, 7d, 2w
+    /// Remove only what has not been used for so long: 12h, 7d, 2w
     #[arg(long, value_name = "AGE", value_parser = options::age)]
     older_than: Option<Duration>,
+
+    /// Remove what has not been used for longest, until so much is left: 500M, 10G
+    #[arg(long, value_name = "SIZE", value_parser = size::parse, conflicts_with = "older_than")]
+    down_to: Option<u64>,
 
     /// Say what would go, and leave it
     #[arg(long)]
     dry_run: bool,
-}
-
-/// What goes as a whole: a kernel, an image, one run.
-#[derive(Debug, PartialEq, Eq)]
-struct Entry {
-    path: PathBuf,
-    /// Bytes on disk.
-    size: u64,
-    /// Seconds since 1970 of the latest change of anything in it: the inode's, for an unpacked package's
-    /// files carry the packager's times of modification.
-    changed: i64,
 }
 
 /// Empties the cache, or takes from it what is old.
@@ -47,11 +40,18 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
         return Ok(Exit::PASSED);
     }
     check_ours(&cache)?;
-    let mut entries = entries(&root).with_context(|| format!("failed to read {}", root.display()))?;
-    if let Some(age) = args.older_than {
-        let limit = seconds_ago(age);
-        entries.retain(|entry| entry.changed < limit);
-    }
+    let failed = || format!("failed to read {}", root.display());
+    let entries = match (args.older_than, args.down_to) {
+        (Some(age), _) => {
+            let limit = SystemTime::now().checked_sub(age).unwrap_or(UNIX_EPOCH);
+            let mut entries = cache.entries().with_context(failed)?;
+            entries.retain(|entry| entry.used < limit);
+            entries
+        }
+        (None, Some(size)) if args.dry_run => cache.beyond(size)?,
+        (None, Some(size)) => cache.shrink(size)?,
+        (None, None) => cache.entries().with_context(failed)?,
+    };
     let freed = ui::bytes(entries.iter().map(|entry| entry.size).sum());
     if args.dry_run {
         for entry in &entries {
@@ -60,13 +60,14 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
         ui::line(stream, &format!("{freed} would be freed"))?;
         return Ok(Exit::PASSED);
     }
-    if args.older_than.is_some() {
+    if args.older_than.is_none() && args.down_to.is_none() {
+        remove(&root)?;
+    } else {
         for entry in &entries {
+            // Of what was to be shrunk it is gone already.
             remove(&entry.path)?;
         }
         tidy_up(&root, &root).with_context(|| format!("failed to tidy up {}", root.display()))?;
-    } else {
-        remove(&root)?;
     }
     ui::line(stream, &format!("{freed} freed in {}", root.display()))?;
     Ok(Exit::PASSED)
@@ -82,50 +83,6 @@ fn check_ours(cache: &Cache) -> anyhow::Result<()> {
         "{} holds what is not kiln's, so nothing was removed; if KILN_CACHE is right, remove the folder by hand",
         root.display()
     )
-}
-
-/// What the cache holds, in the order of the paths.
-fn entries(root: &Path) -> io::Result<Vec<Entry>> {
-    let mut found = Vec::new();
-    for kind in folders(root)? {
-        // `runs/<suite>/<case>/<run>`, else `<kind>/<entry>`.
-        let depth = if kind.ends_with("runs") { 3 } else { 1 };
-        collect(&kind, depth, &mut found)?;
-    }
-    found.sort_by(|a, b| a.path.cmp(&b.path));
-    Ok(found)
-}
-
-fn collect(folder: &Path, depth: u32, found: &mut Vec<Entry>) -> io::Result<()> {
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        if depth > 1 && entry.file_type()?.is_dir() {
-            collect(&entry.path(), depth - 1, found)?;
-        } else if !entry.file_type()?.is_symlink() {
-            let (size, changed) = weigh(&entry.path())?;
-            found.push(Entry { path: entry.path(), size, changed });
-        }
-    }
-    Ok(())
-}
-
-/// The bytes that `path` and all below it take on disk, and its latest change.
-fn weigh(path: &Path) -> io::Result<(u64, i64)> {
-    let metadata = match fs::symlink_metadata(path) {
-        // A run that ends while we look.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((0, 0)),
-        other => other?,
-    };
-    // `st_blocks` counts 512 bytes, whatever the file system's block is (stat(2)).
-    let (mut size, mut changed) = (metadata.blocks().saturating_mul(512), metadata.ctime());
-    if metadata.is_dir() {
-        for entry in fs::read_dir(path)? {
-            let below = weigh(&entry?.path())?;
-            size = size.saturating_add(below.0);
-            changed = changed.max(below.1);
-        }
-    }
-    Ok((size, changed))
 }
 
 /// Removes links to what is gone (`latest`) and folders that are empty, but not `root`.
@@ -146,28 +103,12 @@ fn tidy_up(folder: &Path, root: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn folders(root: &Path) -> io::Result<Vec<PathBuf>> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(root)? {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            found.push(entry.path());
-        }
-    }
-    Ok(found)
-}
-
 fn remove(path: &Path) -> anyhow::Result<()> {
     cache::remove(path).with_context(|| format!("failed to remove {}", path.display()))
 }
 
 fn exists(path: &Path) -> anyhow::Result<bool> {
     path.try_exists().with_context(|| format!("failed to look at {}", path.display()))
-}
-
-fn seconds_ago(age: Duration) -> i64 {
-    let then = SystemTime::now().checked_sub(age).and_then(|then| then.duration_since(UNIX_EPOCH).ok());
-    then.and_then(|then| i64::try_from(then.as_secs()).ok()).unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -185,18 +126,6 @@ mod tests {
         }
         symlink("1-2", root.path().join("runs/smoke/boot/latest")).unwrap();
         root
-    }
-
-    #[test]
-    fn entries_are_kernels_and_single_runs() {
-        let root = cache();
-        let entries = entries(root.path()).unwrap();
-        let paths: Vec<_> = entries
-            .iter()
-            .map(|entry| entry.path.strip_prefix(root.path()).unwrap().to_str().unwrap())
-            .collect();
-        assert_eq!(paths, ["kernels/6.1", "kernels/6.12", "runs/smoke/boot/1-2"]);
-        assert!(entries.iter().all(|entry| entry.size >= 5000 && entry.changed > 0));
     }
 
     #[test]

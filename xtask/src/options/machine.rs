@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use kiln::rootfs::size;
 
 use super::parse::{self, Disk};
 
@@ -70,7 +71,7 @@ pub(crate) struct MachineOptions {
     pub(crate) cpus: u32,
 
     /// Memory: K, M, G are binary, a bare number is MiB
-    #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = parse::size)]
+    #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = size::parse)]
     pub(crate) mem: u64,
 
     /// Raw disk image, or block device; again for more disks

@@ -12,7 +12,7 @@ pub enum LabError {
     Rootfs(#[from] kiln_rootfs::Error),
     /// The lab's kernel has no usable ELF in it.
     #[error("no lab kernel")]
-    Kernel(#[from] kiln_vmm::boot::BootError),
+    Kernel(#[from] crate::run::VmlinuxError),
     /// The host refused something.
     #[error("no lab: {what}")]
     Host {

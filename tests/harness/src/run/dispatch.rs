@@ -1,17 +1,17 @@
 //! Where a plan is carried out: on this host's KVM, or in the lab.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use kiln_rootfs::cache::Cache;
 use kiln_rootfs::progress::Progress;
-use kiln_vmm::boot::{self, BootError};
 use kiln_vmm::chain;
 use kiln_vmm::config::Boot;
 use kiln_vmm::level::Level;
 use kiln_vmm::machine::{Machine, MachineError};
 use serde::{Deserialize, Serialize};
 
+use super::vmlinux::{VmlinuxError, vmlinux_of};
 use super::{Plan, Report, TaskIo, execute};
 use crate::evidence::{RunDirectory, runs_root};
 use crate::verdict::Verdict;
@@ -88,7 +88,7 @@ pub enum DispatchError {
     Machine(#[from] MachineError),
     /// The kernel can't be read or kept.
     #[error(transparent)]
-    Boot(#[from] BootError),
+    Kernel(#[from] VmlinuxError),
     /// The run's directory can't be made.
     #[error("no directory for the run")]
     Directory(#[source] std::io::Error),
@@ -127,7 +127,7 @@ pub fn dispatch(
 
 /// The plan with the ELF of its kernel in the kernel's place: decompressed here, where it is kept for the next
 /// run, and not in the guest each time.
-fn decompressed(cache: &Cache, plan: &Plan) -> Result<Plan, BootError> {
+fn decompressed(cache: &Cache, plan: &Plan) -> Result<Plan, VmlinuxError> {
     let mut plan = plan.clone();
     if let Boot::Kernel { kernel, .. } = &mut plan.machine.boot
         && let Some(vmlinux) = vmlinux_of(cache, kernel)?
@@ -135,14 +135,6 @@ fn decompressed(cache: &Cache, plan: &Plan) -> Result<Plan, BootError> {
         *kernel = vmlinux;
     }
     Ok(plan)
-}
-
-/// The ELF of a bzImage, kept in the cache; none if the kernel is an ELF, or decompresses itself.
-///
-/// # Errors
-/// The file is no kernel, or the cache can't be written.
-pub fn vmlinux_of(cache: &Cache, kernel: &Path) -> Result<Option<PathBuf>, BootError> {
-    boot::vmlinux_of(kernel, &cache.root().join("vmlinux"))
 }
 
 /// The report of a run that did not come to an end of its own.

@@ -10,11 +10,13 @@ mod plan;
 mod recipe;
 mod report;
 mod task;
+mod vmlinux;
 
-pub use dispatch::{Accel, AccelChoice, DispatchError, Done, choose, dispatch, vmlinux_of};
+pub use dispatch::{Accel, AccelChoice, DispatchError, Done, choose, dispatch};
 pub use execute::{execute, execute_with};
 pub use plan::{CommandPlan, Plan, Task, cmdline};
 pub use recipe::Recipe;
 pub use report::{Assertion, Report};
 pub use task::TaskIo;
 pub(crate) use task::{exit_status, pass_on};
+pub use vmlinux::{VmlinuxError, vmlinux_of};

@@ -1,0 +1,46 @@
+//! Entries in use: held by a lock on their folder for as long as this process lives, so that nobody makes room by
+//! taking them away.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::SystemTime;
+
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+
+/// The folders that this process holds.
+static PINS: Mutex<BTreeMap<PathBuf, File>> = Mutex::new(BTreeMap::new());
+
+/// Holds the folder `entry` until this process ends, and marks it as used just now. Whether it is there.
+pub(super) fn hold(entry: &Path) -> bool {
+    let Ok(folder) = File::open(entry) else { return false };
+    // Whoever locks it otherwise is about to remove it. A file system without locks makes it no worse.
+    if flock(&folder, FlockOperation::NonBlockingLockShared) == Err(Errno::WOULDBLOCK)
+        || !is_at(&folder, entry)
+    {
+        return false;
+    }
+    // Somebody else's cache is not ours to mark.
+    let _ = folder.set_modified(SystemTime::now());
+    PINS.lock().unwrap_or_else(PoisonError::into_inner).insert(entry.to_owned(), folder);
+    true
+}
+
+/// The folder locked for its removal; none if it is in use or gone.
+pub(super) fn claim(entry: &Path) -> Option<File> {
+    let folder = File::open(entry).ok()?;
+    flock(&folder, FlockOperation::NonBlockingLockExclusive).ok()?;
+    is_at(&folder, entry).then_some(folder)
+}
+
+/// Whether the open folder is the one that has that name now.
+fn is_at(folder: &File, path: &Path) -> bool {
+    let identity = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
+    match (folder.metadata(), fs::metadata(path)) {
+        (Ok(ours), Ok(there)) => identity(ours) == identity(there),
+        _ => false,
+    }
+}
