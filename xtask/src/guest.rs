@@ -18,7 +18,7 @@ use serde::Serialize;
 use crate::exit::Exit;
 use crate::options::{Accel, ImageOptions, MachineOptions};
 use crate::report::{Assertions, JsonTo, RanOn, Report};
-use crate::ui::{self, Align, Bars, Stream, Style, Table};
+use crate::ui::{self, Align, Bars, Conversation, Keys, Stream, Style, Table};
 
 /// The recipe for such options.
 pub(crate) fn recipe(machine: &MachineOptions, image: Option<&ImageOptions>) -> Recipe {
@@ -81,14 +81,24 @@ pub(crate) fn boot(
     let bars = Bars::new();
     let mut plan = recipe.plan(cache, task, &bars)?;
     plan.show_console = show == Show::Console;
-    let stdin = (show == Show::Command).then(|| Box::new(io::stdin()) as Box<dyn io::Read + Send>);
     let (mut out, mut err) = (io::stdout(), io::stderr());
-    let io = TaskIo {
-        stdin,
-        stdout: &mut out,
-        stderr: &mut err,
-        console: (show == Show::Console).then(|| Box::new(Harmless::default()) as Box<dyn Write + Send>),
-    };
+    let mut io = TaskIo { stdin: None, stdout: &mut out, stderr: &mut err, console: None };
+    // Until the guest has ended.
+    let mut _conversation = None;
+    match show {
+        Show::Nothing => {}
+        Show::Command => io.stdin = Some(Box::new(io::stdin())),
+        Show::Console => {
+            _conversation = Conversation::begin();
+            if _conversation.is_some() {
+                io.stdin = Some(Box::new(Keys::struck()));
+                io.console = Some(Box::new(io::stdout()));
+            } else {
+                io.stdin = Some(Box::new(io::stdin()));
+                io.console = Some(Box::new(Harmless::default()));
+            }
+        }
+    }
     Ok(dispatch(cache, &plan, choice(accel), names, io, &bars)?)
 }
 
@@ -99,7 +109,8 @@ pub(crate) enum Show {
     Nothing,
     /// A command's input and output.
     Command,
-    /// The console, made harmless, on standard error.
+    /// The console, made harmless, on standard error, and what is to be typed on it; with a person at the terminal
+    /// the console itself.
     Console,
 }
 

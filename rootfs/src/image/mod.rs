@@ -17,6 +17,7 @@ use sha2::{Digest, Sha256};
 use crate::Error;
 use crate::cache::{Cache, Key, hex};
 use crate::modules::Module;
+pub use base::PROMPT;
 
 /// Where a guest's agent finds the paths of the modules to load, one a line, in order.
 pub const MODULES_LIST: &str = "/etc/kiln/modules";

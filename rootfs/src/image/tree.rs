@@ -91,6 +91,12 @@ impl Tree {
         }
     }
 
+    /// Whether nothing was put below the folder at the absolute `path`.
+    pub(super) fn is_empty_below(&self, path: &str) -> bool {
+        let folder = format!("{}/", path.trim_matches('/'));
+        !self.nodes.keys().any(|there| there.starts_with(&folder))
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &Node)> {
         self.nodes.iter().map(|(path, node)| (path.as_str(), node))
     }

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::outlet::Drain;
-use crate::device::uart::Uart;
+use crate::device::uart::{SerialInput, Uart};
 use crate::outcome::{Outcome, PowerSwitch};
 use crate::trace::Trace;
 use crate::vcpu::{Idle, VcpuThread};
@@ -60,6 +60,12 @@ impl Running {
         Stopper(self.power.clone())
     }
 
+    /// The host's end of COM1's receiver.
+    #[must_use]
+    pub fn serial_input(&self) -> SerialInput {
+        SerialInput::new(self.uart.clone())
+    }
+
     /// Waits for the machine's end, or ends it at `deadline`.
     #[must_use]
     pub fn wait(mut self, deadline: Option<Instant>) -> Ended {
@@ -95,7 +101,10 @@ impl Running {
         for transport in &self.virtio {
             transport.lock().unwrap_or_else(PoisonError::into_inner).stop();
         }
-        self.uart.lock().unwrap_or_else(PoisonError::into_inner).flush();
+        let mut uart = self.uart.lock().unwrap_or_else(PoisonError::into_inner);
+        uart.close_input();
+        uart.flush();
+        drop(uart);
         for drain in &self.drains {
             drain.finish();
         }

@@ -1,10 +1,13 @@
 //! `rootfs`: the minimal guest image.
 
 use std::fs;
+use std::io::{self, IsTerminal};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use kiln::rootfs::cache::{Cache, sha256_of_file};
+use kiln::rootfs::image::PROMPT;
 use kiln::run::Task;
 use serde::Serialize;
 
@@ -21,7 +24,9 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
 
-    /// Boot the image up to its agent's hello, show its console, and keep the console in the run's directory
+    /// Boot the image and show its console, which is kept in the run's directory. What comes on standard input is typed
+    /// on it, and the guest runs until it ends (`poweroff`); if nothing comes, until its agent has said hello. On a
+    /// terminal Ctrl-a x leaves, and there is no time limit unless one is given
     #[arg(long)]
     run: bool,
 
@@ -41,6 +46,9 @@ struct Own {
     sha256: String,
     bytes: u64,
 }
+
+/// Nobody sits at a guest for longer.
+const SITTING: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 /// Makes the image, and boots it if asked to.
 pub(crate) fn run(args: Args) -> Result<Exit> {
@@ -66,14 +74,21 @@ pub(crate) fn run(args: Args) -> Result<Exit> {
         Report::new("rootfs", Exit::PASSED, own).write(&json)?;
         return Ok(Exit::PASSED);
     }
+    let system = args.image.busybox && args.image.init.is_none();
     // The whole boot is wanted here, at the price of the UART's exits.
     recipe.append = format!("loglevel=7 {}", recipe.append).trim_end().to_owned();
     // A busybox image is a system of its own: its inittab starts the agent.
-    if args.image.busybox && args.image.init.is_none() {
+    if system {
         recipe.append = format!("rdinit=/sbin/init {}", recipe.append);
     }
     recipe.initrd = Some(image);
-    let task = if args.image.init.is_some() { Task::Watch } else { Task::Boot };
+    let task = match args.image.init {
+        Some(_) => Task::Watch,
+        None => Task::Console { prompt: system.then(|| PROMPT.to_owned()) },
+    };
+    if args.machine.timeout.timeout.is_none() && io::stdin().is_terminal() {
+        recipe.timeout = SITTING;
+    }
     let done =
         guest::boot(&cache, &recipe, task, args.machine.accel.accel, ("rootfs", "run"), Show::Console)?;
     let exit = Exit::status(done.report.verdict.exit());

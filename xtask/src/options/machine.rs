@@ -70,9 +70,9 @@ pub(crate) struct MachineOptions {
     #[arg(long, value_name = "N", default_value = "1", value_parser = parse::cpus)]
     pub(crate) cpus: u32,
 
-    /// Memory: K, M, G are binary, a bare number is MiB
-    #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = size::parse)]
-    pub(crate) mem: u64,
+    /// Memory, 256M or what the image needs if not given: K, M, G are binary, a bare number is MiB
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    pub(crate) mem: Option<u64>,
 
     /// Raw disk image, or block device; again for more disks
     #[arg(long = "disk", value_name = "FILE[,ro]", value_parser = parse::disk)]

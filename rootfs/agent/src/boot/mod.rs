@@ -2,6 +2,7 @@
 
 mod modules;
 mod mounts;
+mod root;
 
 use std::process::{Command, Stdio};
 
@@ -51,6 +52,7 @@ pub(crate) fn prepare(warnings: &mut Warnings) {
     }
     warnings.note("bring up lo", crate::system::loopback_up());
     modules::load(warnings);
+    root::switch();
     run_script(warnings);
 }
 

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use rustix::mount::{MountFlags, mount};
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
 use super::Warnings;
 
@@ -57,6 +57,14 @@ pub(super) fn all(warnings: &mut Warnings) {
                 warnings.add(format!("mount {} at {}: {error}", entry.kind, entry.at));
             }
         }
+    }
+}
+
+/// Takes all of them away again, for a root file system that makes its own.
+pub(super) fn none() {
+    for entry in MOUNTS.iter().rev() {
+        // What is not mounted needs no unmounting.
+        let _ = unmount(entry.at, UnmountFlags::DETACH);
     }
 }
 

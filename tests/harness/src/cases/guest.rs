@@ -68,7 +68,7 @@ fn stage(suite: &str, case: &str, options: &Options, task: Task) -> Result<Stage
     let recipe = Recipe {
         kernel: Some(prepared.kernel.image.clone()),
         cpus: options.cpus,
-        memory: options.memory_mib << 20,
+        memory: Some(options.memory_mib << 20),
         append: options.append.to_owned(),
         disks: disks
             .iter()

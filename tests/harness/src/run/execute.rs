@@ -14,6 +14,7 @@ use super::judge::{Facts, TaskState, judge};
 use super::plan::{Plan, Task};
 use super::report::{Assertion, Report};
 use super::task::{Body, Progress, TaskIo, perform};
+use super::typist::Typist;
 use crate::agent::Client;
 use crate::console::Console;
 use crate::evidence::RunDirectory;
@@ -21,6 +22,9 @@ use crate::verdict::Verdict;
 
 /// How long a guest has to power off once it was asked to, or to show why its agent died.
 const GRACE: Duration = Duration::from_secs(20);
+
+/// What a kernel says of an image that is too large for it (init/initramfs.c).
+const NO_ROOM: &str = "Initramfs unpacking failed: write error";
 
 /// Carries out `plan` on this host's KVM, leaves its evidence in `directory`, and says what it came to.
 ///
@@ -63,6 +67,7 @@ fn carry_out(plan: &Plan, directory: &Arc<RunDirectory>, io: TaskIo<'_>, body: O
 /// What happens to run while the machine does.
 struct Shared {
     console: Mutex<Console>,
+    typist: Arc<Typist>,
     /// Set before the machine is stopped by us for another reason than its limit.
     stopped_early: AtomicBool,
 }
@@ -75,7 +80,12 @@ fn run(
 ) -> Result<Report, MachineError> {
     // There from the start, also when the guest never says a word.
     let _ = directory.append("console.log", b"");
-    let shared = Arc::new(Shared { console: Mutex::default(), stopped_early: AtomicBool::new(false) });
+    let typist = Arc::new(Typist::new(match &plan.task {
+        Task::Console { prompt } => prompt.as_deref(),
+        _ => None,
+    }));
+    let shared =
+        Arc::new(Shared { console: Mutex::default(), typist, stopped_early: AtomicBool::new(false) });
     let echo = if plan.show_console { io.console.take() } else { None };
     let serial = Box::new(Tap { shared: shared.clone(), directory: directory.clone(), echo });
     let mut far_ends = Vec::new();
@@ -94,6 +104,10 @@ fn run(
     let running = machine.start()?;
     let _ = directory.event("vmm", "info", "the machine runs");
     let stopper = running.stopper();
+    if matches!(plan.task, Task::Watch | Task::Console { .. }) {
+        let input = io.stdin.take().unwrap_or_else(|| Box::new(io::empty()));
+        shared.typist.begin(input, running.serial_input()).map_err(MachineError::Io)?;
+    }
 
     let mut progress = Progress::default();
     let ended = std::thread::scope(|scope| {
@@ -105,6 +119,7 @@ fn run(
             });
         }
         let ended = running.wait(Some(deadline));
+        shared.typist.end();
         drop(machine_ended);
         ended
     });
@@ -140,6 +155,14 @@ fn attend(
         return;
     }
     match perform(task, body, port, directory, io, progress) {
+        // It is typed to, and ends by itself.
+        Ok(Some(_client))
+            if matches!(task, Task::Console { .. }) && shared.typist.has_anything() != Some(false) =>
+        {
+            progress.done = false;
+            let _ended = watch_end.recv();
+            return;
+        }
         Ok(Some(client)) => drop(client.power_off()),
         Ok(None) => {}
         Err(error) => drop(directory.event("agent", "error", &chain(&error))),
@@ -153,7 +176,8 @@ fn attend(
 }
 
 fn report(plan: &Plan, shared: &Shared, ended: &Ended, mut progress: Progress, began: Instant) -> Report {
-    if plan.task == Task::Watch
+    let typed_to = matches!(plan.task, Task::Console { .. }) && shared.typist.has_anything() == Some(true);
+    if (plan.task == Task::Watch || typed_to)
         && matches!(ended.outcome, Outcome::PowerOff | Outcome::DebugExit { value: 0 })
     {
         progress.assertions.push(Assertion {
@@ -171,6 +195,7 @@ fn report(plan: &Plan, shared: &Shared, ended: &Ended, mut progress: Progress, b
     let failed = progress.assertions.iter().filter(|a| !a.ok).count();
     let task = match (&plan.task, progress.done) {
         (Task::Watch, _) => TaskState::Watched,
+        (Task::Console { .. }, false) if typed_to => TaskState::Watched,
         (_, true) => TaskState::Done { run: progress.assertions.len(), failed },
         (_, false) => TaskState::Lost { failed },
     };
@@ -184,6 +209,9 @@ fn report(plan: &Plan, shared: &Shared, ended: &Ended, mut progress: Progress, b
         )),
         Verdict::Hang if stuck => {
             Some(format!("the guest did not power off within {GRACE:?} of being asked to"))
+        }
+        Verdict::Panic if console.tail.iter().any(|line| line.contains(NO_ROOM)) => {
+            Some("the image does not fit the guest's memory: give the guest more (--mem)".to_owned())
         }
         Verdict::Hang | Verdict::Timeout => Some(format!("no end within {:?}", plan.timeout)),
         _ => None,
@@ -213,6 +241,7 @@ struct Tap {
 impl Write for Tap {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.shared.console.lock().unwrap_or_else(PoisonError::into_inner).feed(bytes);
+        self.shared.typist.look(bytes);
         if let Some(echo) = &mut self.echo {
             let _ = echo.write_all(bytes).and_then(|()| echo.flush());
         }

@@ -10,6 +10,7 @@ mod plan;
 mod recipe;
 mod report;
 mod task;
+mod typist;
 mod vmlinux;
 
 pub use dispatch::{Accel, AccelChoice, DispatchError, Done, choose, dispatch};

@@ -24,8 +24,15 @@ pub struct Plan {
 pub enum Task {
     /// The guest boots to its agent's hello, and is powered off.
     Boot,
-    /// The guest is left to itself until it ends; the machine has no agent to talk to.
+    /// The guest is left to itself until it ends; the machine has no agent to talk to. What comes in is typed on its
+    /// console.
     Watch,
+    /// The guest boots to its agent's hello, and what comes in is typed on its console; it ends by itself. If nothing
+    /// comes in, it is powered off.
+    Console {
+        /// What the console shows when the guest is ready to be typed to; what was typed before would be lost.
+        prompt: Option<String>,
+    },
     /// A command runs, and its exit status is what counts.
     Command(CommandPlan),
     /// The agent's own assertions run.

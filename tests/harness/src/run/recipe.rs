@@ -27,8 +27,8 @@ pub struct Recipe {
     pub append: String,
     /// How many vCPUs.
     pub cpus: u32,
-    /// Guest RAM in bytes.
-    pub memory: u64,
+    /// Guest RAM in bytes; 256 MiB or what the image needs if none is given.
+    pub memory: Option<u64>,
     /// The disks.
     pub disks: Vec<DiskConfig>,
     /// The limit on the machine's clock.
@@ -41,6 +41,20 @@ pub struct Recipe {
     pub image: ImageSpec,
 }
 
+/// The guest RAM, in bytes, that does for a kernel and a small image.
+const MEMORY: u64 = 256 << 20;
+
+/// Guest RAM for an image: while it is unpacked it is there twice, and the file system that it is unpacked to takes no
+/// more than half of what the kernel has.
+fn enough_for(image: &Path) -> u64 {
+    /// What a distribution's kernel takes for itself.
+    const KERNEL: u64 = 128 << 20;
+    const STEP: u64 = 64 << 20;
+    // Whoever opens it says what is wrong with it.
+    let size = std::fs::metadata(image).map_or(0, |image| image.len());
+    size.saturating_mul(2).saturating_add(KERNEL).div_ceil(STEP).saturating_mul(STEP).max(MEMORY)
+}
+
 impl Default for Recipe {
     fn default() -> Self {
         Self {
@@ -49,7 +63,7 @@ impl Default for Recipe {
             initrd: None,
             append: String::new(),
             cpus: 1,
-            memory: 256 << 20,
+            memory: None,
             disks: Vec::new(),
             timeout: Duration::from_secs(120),
             busybox: false,
@@ -133,7 +147,7 @@ impl Recipe {
     pub fn machine(&self, kernel: &Path, initrd: PathBuf) -> MachineConfig {
         let mut machine = MachineConfig {
             cpus: self.cpus,
-            memory: self.memory,
+            memory: self.memory.unwrap_or_else(|| enough_for(&initrd)),
             disks: self.disks.clone(),
             ports: vec![wire::PORT_NAME.to_owned()],
             virtio_console: false,
@@ -145,5 +159,23 @@ impl Recipe {
             cmdline: cmdline(&machine, &self.append),
         };
         machine
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_that_nobody_gave_is_enough_for_the_image() {
+        let image = tempfile::NamedTempFile::new().unwrap();
+        let of = |size: u64, memory| {
+            image.as_file().set_len(size).unwrap();
+            let recipe = Recipe { memory, ..Recipe::default() };
+            recipe.machine(Path::new("/kernel"), image.path().to_owned()).memory
+        };
+        assert_eq!(of(2 << 20, None), 256 << 20);
+        assert_eq!(of(150 << 20, None), 448 << 20);
+        assert_eq!(of(150 << 20, Some(64 << 20)), 64 << 20);
     }
 }

@@ -4,6 +4,7 @@
 //! cost a system call a byte (its writer says when it is passed on), and input beyond what the chip's FIFO
 //! holds. Where the bytes come from and go to is the machine's business.
 
+mod input;
 mod output;
 #[cfg(test)]
 mod tests;
@@ -18,6 +19,8 @@ use vm_superio::{Serial, Trigger};
 
 use crate::bus::BusDevice;
 use crate::irq::Interrupt;
+use input::Room;
+pub use input::SerialInput;
 use output::Output;
 
 /// How many bytes of input are kept for the guest to read, beside the chip's own FIFO.
@@ -45,6 +48,8 @@ pub struct Uart {
     chip: Serial<Line, NoEvents, Output>,
     /// Input that the FIFO had no room for: at most [`INPUT_MAX`] bytes.
     waiting: VecDeque<u8>,
+    /// Tells who has more input that there is room for it.
+    room: Arc<Room>,
 }
 
 /// The machine's interrupt line as vm-superio wants it.
@@ -65,7 +70,11 @@ impl Uart {
     /// Makes a UART that raises `interrupt` and whose transmitted bytes go to `out`.
     #[must_use]
     pub fn new(interrupt: Arc<dyn Interrupt>, out: Box<dyn Write + Send>) -> Self {
-        Self { chip: Serial::new(Line(interrupt), Output::new(out)), waiting: VecDeque::new() }
+        Self {
+            chip: Serial::new(Line(interrupt), Output::new(out)),
+            waiting: VecDeque::new(),
+            room: Arc::default(),
+        }
     }
 
     /// Queues `input` for the guest to receive, and returns how many bytes of it there was room for: all, or
@@ -104,6 +113,9 @@ impl Uart {
         // A chip in loop-back mode takes nothing, one without room refuses: what it did not take waits on.
         let taken = self.chip.enqueue_raw_bytes(&next).unwrap_or(0);
         self.waiting.drain(..taken);
+        if taken > 0 {
+            self.room.there_is();
+        }
     }
 
     fn read_register(&mut self, offset: u64) -> u8 {

@@ -1,6 +1,7 @@
 //! The UART as a driver and as the host see it.
 
 use std::io;
+use std::sync::Mutex;
 
 use super::*;
 use crate::device::testing::{Broken, Edges, Writes};
@@ -236,4 +237,37 @@ fn uart_broken_interrupt_line_does_not_stop_the_output() {
     uart.write(1, &[0x0f]);
     uart.write(0, b"\n");
     assert_eq!(writes.bytes(), b"\n");
+}
+
+#[test]
+fn uart_input_beyond_its_room_waits_and_arrives_whole() {
+    let uart = Arc::new(Mutex::new(bench().uart));
+    let mut input = SerialInput::new(uart.clone());
+    let sent: Vec<u8> = (0..=250).cycle().take(3 * INPUT_MAX).collect();
+    let all = sent.clone();
+    let writer = std::thread::spawn(move || input.write_all(&all));
+    let mut seen = Vec::new();
+    let mut byte = [0];
+    while seen.len() < sent.len() {
+        let mut uart = uart.lock().unwrap();
+        uart.read(LINE_STATUS.into(), &mut byte);
+        if byte[0] & DATA_READY == 0 {
+            drop(uart);
+            std::thread::yield_now();
+            continue;
+        }
+        uart.read(DATA.into(), &mut byte);
+        seen.extend(byte);
+    }
+    writer.join().unwrap().unwrap();
+    assert!(seen == sent);
+}
+
+#[test]
+fn uart_input_ends_with_its_machine_also_for_who_waits() {
+    let uart = Arc::new(Mutex::new(bench().uart));
+    let mut input = SerialInput::new(uart.clone());
+    let writer = std::thread::spawn(move || input.write_all(&vec![0; 2 * INPUT_MAX]));
+    uart.lock().unwrap().close_input();
+    assert_eq!(writer.join().unwrap().unwrap_err().kind(), io::ErrorKind::BrokenPipe);
 }
