@@ -97,6 +97,25 @@ pub enum Error {
         /// Why not.
         why: String,
     },
+    /// A file system's size has no room for what goes into it.
+    #[error("an ext4 image of {size} bytes has no room for its content: it needs at least {needed_kib}K")]
+    TooSmall {
+        /// The size that was asked for, in bytes.
+        size: u64,
+        /// The smallest that would do, in KiB.
+        needed_kib: u64,
+    },
+    /// A file system that the format has no numbers for.
+    #[error("an ext4 image of ours is smaller than 16 TiB")]
+    TooLarge,
+    /// An archive is damaged, or none.
+    #[error("the archive is wrong at byte {at}: {why}")]
+    Archive {
+        /// Where, counted in the archive as it is when unpacked.
+        at: u64,
+        /// What is wrong.
+        why: String,
+    },
 }
 
 impl Error {

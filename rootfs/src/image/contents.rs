@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::Read;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::Path;
 
 use super::tree::{Node, Source, Tree, wrong};
@@ -129,7 +129,16 @@ fn file(host: &Path) -> Result<Node, Error> {
         return Err(Error::file(host, "a folder where a file is asked for: give it as a folder"));
     }
     if !metadata.is_file() {
-        return Err(Error::file(host, "neither a file nor a folder: an image can't have it"));
+        let kind = metadata.file_type();
+        let what = match () {
+            () if kind.is_fifo() => "a FIFO",
+            () if kind.is_socket() => "a socket",
+            () => "a device",
+        };
+        return Err(Error::file(
+            host,
+            format!("{what}: an image takes only files, folders and links from a host"),
+        ));
     }
     let host = std::path::absolute(host).map_err(Error::io("resolve", host))?;
     Ok(Node::File { source: Source::Host(host), executable: metadata.permissions().mode() & 0o111 != 0 })

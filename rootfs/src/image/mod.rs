@@ -1,23 +1,36 @@
-//! Guest images: an initial RAM disk with the agent, modules and whatever else is asked for, the same bytes for
-//! the same content wherever and whenever it is made.
+//! Guest images: the agent, modules and whatever else is asked for, as an initial RAM disk or a disk, the same
+//! bytes for the same content wherever and whenever it is made.
+//!
+//! What goes in becomes a [`tree`]; each format is another way to write it.
 
+pub mod archive;
 mod base;
 mod contents;
+mod ext4;
+mod format;
+mod hashing;
+mod host;
+mod listing;
+mod pack;
 #[cfg(test)]
 mod tests;
 mod tree;
 mod writer;
 
-use std::io::{self, BufWriter, Write};
+use std::fs::File;
+use std::io::{BufWriter, Seek, Write};
 use std::path::PathBuf;
 
 use kiln_protocol::wire::AGENT_PATH;
-use sha2::{Digest, Sha256};
 
+use self::hashing::Hashing;
 use crate::Error;
-use crate::cache::{Cache, Key, hex};
+use crate::cache::{Cache, Key};
 use crate::modules::Module;
 pub use base::PROMPT;
+
+pub use format::{Compression, Format};
+pub use listing::{Listed, list};
 
 /// Where a guest's agent finds the paths of the modules to load, one a line, in order.
 pub const MODULES_LIST: &str = "/etc/kiln/modules";
@@ -45,53 +58,61 @@ pub struct ImageSpec {
     pub init: Option<PathBuf>,
 }
 
-/// Writes the image: a cpio archive, not compressed.
+/// Writes the image to `output`, which is empty and at its beginning. Blocks of zeros of a file system are
+/// left out: in a file they are holes.
 ///
 /// # Errors
-/// Something that goes in is missing, or two things would be at one path.
-pub fn write(spec: &ImageSpec, output: &mut impl Write) -> Result<(), Error> {
+/// Something that goes in is missing or changes while it is read, two things would be at one path, the format
+/// or the size has no room for it, or `output` can't be written.
+pub fn write(spec: &ImageSpec, format: Format, output: &mut (impl Write + Seek)) -> Result<(), Error> {
+    match format {
+        Format::Initramfs(Compression::None) | Format::Ext4 { .. } => write_plain(spec, format, output),
+        Format::Initramfs(compression) => {
+            // A file without a name: nothing is left of it, however this process ends.
+            let mut archive =
+                tempfile::tempfile().map_err(Error::io("create a file in", &std::env::temp_dir()))?;
+            write_plain(spec, format, &mut archive)?;
+            pack::pack(compression, &mut archive, output)
+        }
+    }
+}
+
+/// Writes the image, not compressed.
+fn write_plain(spec: &ImageSpec, format: Format, output: &mut (impl Write + Seek)) -> Result<(), Error> {
     let tree = contents::collect(spec)?;
-    let mut output = BufWriter::with_capacity(1 << 20, output);
-    writer::write(&tree, &mut output)?;
-    output.flush().map_err(writer::failed)
+    match format {
+        Format::Ext4 { size } => ext4::write(&tree, size, output),
+        Format::Initramfs(_) => {
+            let mut output = BufWriter::with_capacity(1 << 20, output);
+            writer::write(&tree, &mut output)?;
+            output.flush().map_err(writer::failed)
+        }
+    }
 }
 
 /// The image in the cache, made if it is not there.
 ///
 /// # Errors
 /// As [`write()`], and the cache can't be written.
-pub fn build(cache: &Cache, spec: &ImageSpec) -> Result<PathBuf, Error> {
+pub fn build(cache: &Cache, spec: &ImageSpec, format: Format) -> Result<PathBuf, Error> {
     let mut scratch = cache.scratch()?;
-    let mut output = Hashing { output: scratch.as_file_mut(), hash: Sha256::new() };
-    write(spec, &mut output)?;
-    let hash = hex(&output.hash.finalize());
-    let entry = cache.entry("images", &Key::new("cpio").field("sha256", hash.as_bytes()), |dir| {
-        let path = dir.join(NAME);
-        match scratch.persist(&path) {
-            Ok(_) => Ok(()),
-            Err(error) => Err(Error::io("keep", &path)(error.error)),
+    let mut output = Hashing::new(scratch.as_file_mut());
+    write_plain(spec, format, &mut output)?;
+    // What is compressed is known by what it was before: it is compressed once.
+    let hash = output.finish();
+    let key = Key::new(format.name()).field("sha256", hash.as_bytes());
+    let entry = cache.entry("images", &key, |dir| {
+        let path = dir.join(format.name());
+        match format {
+            Format::Initramfs(Compression::None) | Format::Ext4 { .. } => match scratch.persist(&path) {
+                Ok(_) => Ok(()),
+                Err(error) => Err(Error::io("keep", &path)(error.error)),
+            },
+            Format::Initramfs(compression) => {
+                let mut packed = File::create(&path).map_err(Error::io("create", &path))?;
+                pack::pack(compression, scratch.as_file_mut(), &mut packed)
+            }
         }
     })?;
-    Ok(entry.join(NAME))
-}
-
-/// The image's name in its entry.
-const NAME: &str = "initrd.cpio";
-
-/// Hashes what passes through.
-struct Hashing<W> {
-    output: W,
-    hash: Sha256,
-}
-
-impl<W: Write> Write for Hashing<W> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let count = self.output.write(bytes)?;
-        self.hash.update(&bytes[..count]);
-        Ok(count)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.output.flush()
-    }
+    Ok(entry.join(format.name()))
 }

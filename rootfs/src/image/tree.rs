@@ -7,6 +7,10 @@ use crate::Error;
 
 /// More links one after the other are a circle.
 const MOST_LINKS: usize = 40;
+/// The longest name in a folder, in bytes: Linux's `NAME_MAX`.
+const NAME_MAX: usize = 255;
+/// The longest path, and the longest target of a link, in bytes: Linux's `PATH_MAX` without the NUL.
+const PATH_MAX: usize = 4095;
 
 /// Where a file's content comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,7 +63,15 @@ pub(super) struct Tree {
 impl Tree {
     /// Puts `node` at the absolute `path`, with the folders above it.
     pub(super) fn put(&mut self, path: &str, node: Node) -> Result<(), Error> {
+        if let Node::Link { target } = &node
+            && (target.is_empty() || target.len() > PATH_MAX)
+        {
+            return Err(wrong(path, "a link's target is 1 to 4095 bytes long"));
+        }
         let place = self.place(path)?;
+        if place.len() >= PATH_MAX {
+            return Err(wrong(path, "a path is at most 4095 bytes long"));
+        }
         if place.is_empty() {
             return match node {
                 Node::Dir { .. } => Ok(()),
@@ -109,6 +121,9 @@ impl Tree {
         }
         if path.contains('\0') {
             return Err(wrong(path, "a path has no NUL in it"));
+        }
+        if path.split('/').any(|name| name.len() > NAME_MAX) {
+            return Err(wrong(path, "a name is at most 255 bytes long"));
         }
         let names = |path: &str| -> Vec<String> {
             path.split('/').rev().filter(|name| !name.is_empty() && *name != ".").map(str::to_owned).collect()

@@ -1,18 +1,19 @@
 //! The archive: the kernel's `newc` format, with nothing in it that depends on when, where or by whom it is
 //! made.
 
-use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use cpio::newc::{Builder, trailer};
 use rustix::fs::FileType;
 
+use super::host::{self, HostFile};
 use super::tree::{Node, Source, Tree, wrong};
 use crate::Error;
 
 /// Writes all of `tree`, and the archive's end.
 pub(super) fn write(tree: &Tree, output: &mut impl Write) -> Result<(), Error> {
+    let mut buffer = host::buffer();
     for (number, (path, node)) in (1..).zip(tree.iter()) {
         let entry = |kind: FileType, mode: u32| {
             Builder::new(path).ino(number).mode(kind.as_raw_mode() | mode).uid(0).gid(0).nlink(1).mtime(0)
@@ -28,7 +29,7 @@ pub(super) fn write(tree: &Tree, output: &mut impl Write) -> Result<(), Error> {
                 let entry = entry(FileType::RegularFile, if *executable { 0o755 } else { 0o644 });
                 match source {
                     Source::Bytes(content) => bytes(entry, path, content, output)?,
-                    Source::Host(host) => copy(entry, path, host, output)?,
+                    Source::Host(host) => copy(entry, path, host, &mut buffer, output)?,
                 }
             }
         }
@@ -45,28 +46,22 @@ fn bytes(entry: Builder, path: &str, content: &[u8], output: &mut impl Write) ->
     writer.write_all(content).and_then(|()| writer.finish()).map_err(failed).map(drop)
 }
 
-fn copy(entry: Builder, path: &str, host: &Path, output: &mut impl Write) -> Result<(), Error> {
-    let mut file = File::open(host).map_err(Error::io("open", host))?;
-    let length = file.metadata().map_err(Error::io("measure", host))?.len();
-    let mut writer = entry.write(output, size(path, length)?);
-    // Files may change under us: what is not as long as it said would shift all that follows.
-    let (mut left, mut buffer) = (length, vec![0; 256 << 10]);
-    while left > 0 {
-        let most = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
-        let count = file.read(&mut buffer[..most]).map_err(Error::io("read", host))?;
-        if count == 0 {
-            return Err(Error::file(host, "it became shorter while it was copied"));
-        }
-        writer.write_all(&buffer[..count]).map_err(failed)?;
-        left -= count as u64;
-    }
+fn copy(
+    entry: Builder,
+    path: &str,
+    host: &Path,
+    buffer: &mut [u8],
+    output: &mut impl Write,
+) -> Result<(), Error> {
+    let mut file = HostFile::open(host)?;
+    let mut writer = entry.write(output, size(path, file.length())?);
+    file.copy(buffer, |bytes| writer.write_all(bytes).map_err(failed))?;
     writer.finish().map_err(failed).map(drop)
 }
 
 /// The format has room for 32 bits.
 fn size(path: &str, length: u64) -> Result<u32, Error> {
-    u32::try_from(length)
-        .ok()
-        .filter(|size| *size < u32::MAX)
-        .ok_or_else(|| wrong(path, "no file in an image is 4 GiB or larger: give it as a disk"))
+    u32::try_from(length).ok().filter(|size| *size < u32::MAX).ok_or_else(|| {
+        wrong(path, "no file in an initramfs is 4 GiB or larger: make the image ext4, or give it as a disk")
+    })
 }

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use kiln_protocol::wire;
 use kiln_rootfs::cache::Cache;
-use kiln_rootfs::image::{self, ImageSpec};
+use kiln_rootfs::image::{self, Format, ImageSpec};
 use kiln_rootfs::progress::Progress;
 use kiln_rootfs::{agent, kernel, modules, qemu};
 use kiln_vmm::config::DiskConfig;
@@ -99,7 +99,7 @@ impl Lab {
         };
         // A file without a name: nothing is left of it, however this process ends.
         let mut initrd = tempfile::tempfile().map_err(LabError::host("create the lab's image"))?;
-        image::write(&image, &mut initrd)?;
+        image::write(&image, Format::default(), &mut initrd)?;
         let image_size = initrd.metadata().map_err(LabError::host("measure the lab's image"))?.len();
         // The ELF boots quicker than the image it came in: the emulator is spared the decompression.
         let vmlinux = vmlinux_of(cache, &kernel.image)?.unwrap_or(kernel.image);

@@ -39,6 +39,8 @@ pub struct Recipe {
     pub modules: Vec<String>,
     /// The image's other parts; agent, modules, release and busybox are filled in.
     pub image: ImageSpec,
+    /// The image's form.
+    pub format: image::Format,
 }
 
 /// The guest RAM, in bytes, that does for a kernel and a small image.
@@ -69,6 +71,7 @@ impl Default for Recipe {
             busybox: false,
             modules: Vec::new(),
             image: ImageSpec::default(),
+            format: image::Format::default(),
         }
     }
 }
@@ -105,6 +108,19 @@ impl Recipe {
         kernel: &KernelFiles,
         progress: &dyn Progress,
     ) -> Result<PathBuf, kiln_rootfs::Error> {
+        image::build(cache, &self.contents(cache, kernel, progress)?, self.format)
+    }
+
+    /// What goes into the guest's image: what was asked for, with agent, modules and busybox found or built.
+    ///
+    /// # Errors
+    /// See [`kiln_rootfs::Error`].
+    pub fn contents(
+        &self,
+        cache: &Cache,
+        kernel: &KernelFiles,
+        progress: &dyn Progress,
+    ) -> Result<ImageSpec, kiln_rootfs::Error> {
         let mut spec = self.image.clone();
         spec.agent = Some(agent::build(cache, progress)?);
         spec.release.clone_from(&kernel.release);
@@ -116,7 +132,7 @@ impl Recipe {
         if self.busybox {
             spec.busybox = Some(busybox::find(cache, progress)?);
         }
-        image::build(cache, &spec)
+        Ok(spec)
     }
 
     /// Decides everything.
