@@ -18,7 +18,7 @@ const RUNS_DEPTH: u32 = 3;
 pub struct Entry {
     /// Its folder or file.
     pub path: PathBuf,
-    /// Bytes, about as many as it takes on disk.
+    /// Bytes on disk.
     pub size: u64,
     /// When it was last used or changed.
     pub used: SystemTime,
@@ -64,13 +64,12 @@ fn collect(folder: &Path, depth: u32, found: &mut Vec<Entry>) -> io::Result<()> 
 
 fn weigh(path: &Path) -> io::Result<Option<Entry>> {
     let Some(metadata) = look(path)? else { return Ok(None) };
-    let (size, used) = match manifest::size(path) {
+    let (size, changed) = walk(path, &metadata)?;
+    let used = if manifest::is_in(path) {
         // What is accounted for does not change, and its folder's time is that of its last use.
-        Some(size) => (size, metadata.modified()?),
-        None => {
-            let (size, changed) = walk(path, &metadata)?;
-            (size, UNIX_EPOCH + Duration::from_secs(u64::try_from(changed).unwrap_or(0)))
-        }
+        metadata.modified()?
+    } else {
+        UNIX_EPOCH + Duration::from_secs(u64::try_from(changed).unwrap_or(0))
     };
     Ok(Some(Entry { path: path.to_owned(), size, used }))
 }

@@ -79,10 +79,9 @@ pub(super) fn holds(entry: &Path) -> bool {
     true
 }
 
-/// The bytes of all files in `entry`, by its account; none if it has none.
-pub(super) fn size(entry: &Path) -> Option<u64> {
-    let records = parse(&fs::read(entry.join(NAME)).ok()?)?;
-    Some(records.iter().map(|record| record.stamp.size).fold(0, u64::saturating_add))
+/// Whether there is an account in `entry`.
+pub(super) fn is_in(entry: &Path) -> bool {
+    entry.join(NAME).is_file()
 }
 
 fn collect(entry: &Path, below: &Path, records: &mut Vec<Record>) -> Result<(), Error> {
@@ -171,10 +170,10 @@ mod tests {
     }
 
     #[test]
-    fn entry_as_it_was_made_holds_and_has_a_size() {
+    fn entry_as_it_was_made_holds() {
         let dir = entry();
-        assert!(holds(dir.path()));
-        assert_eq!(size(dir.path()), Some("content".len() as u64 + 1));
+        assert!(is_in(dir.path()) && holds(dir.path()));
+        assert!(!holds(&dir.path().join("sub")));
     }
 
     #[test]

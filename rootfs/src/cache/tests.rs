@@ -139,10 +139,11 @@ fn room_is_made_by_what_was_not_used_for_longest_and_what_is_in_use_stays() {
         let name = |entry: Entry| entry.path.file_name().unwrap().to_string_lossy().into_owned();
         cache.entries().unwrap().into_iter().map(name).collect()
     };
-    let gone = cache.shrink(160_000).unwrap();
+    let one = cache.entries().unwrap()[0].size;
+    let gone = cache.shrink(4 * one).unwrap();
     assert_eq!((gone.len(), left().len()), (0, 4));
-    assert_eq!(cache.beyond(80_000).unwrap().len(), 2);
-    cache.shrink(80_000).unwrap();
+    assert_eq!(cache.beyond(2 * one).unwrap().len(), 2);
+    cache.shrink(2 * one).unwrap();
     assert_eq!(left(), ["a", "b", "d"]);
     cache.shrink(0).unwrap();
     assert_eq!(left(), ["a"]);

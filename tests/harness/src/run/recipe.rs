@@ -111,6 +111,37 @@ impl Recipe {
         image::build(cache, &self.contents(cache, kernel, progress)?, self.format)
     }
 
+    /// The recipe for booting `image`, which this one's [`Recipe::image`] made: as the initial RAM disk, or as the root
+    /// disk, first of the guest's, which it may write to.
+    ///
+    /// # Errors
+    /// See [`kiln_rootfs::Error`].
+    pub fn boot_from(
+        mut self,
+        cache: &Cache,
+        kernel: &KernelFiles,
+        image: PathBuf,
+        progress: &dyn Progress,
+    ) -> Result<Self, kiln_rootfs::Error> {
+        if let image::Format::Initramfs(_) = self.format {
+            self.initrd = Some(image);
+            return Ok(self);
+        }
+        // The modules that its disk needs are on a disk of their own, in memory; the agent there goes on to this one.
+        let wanted: Vec<&str> = Self::MODULES.iter().copied().chain(["ext4"]).collect();
+        let modules = kernel.modules_dir.as_ref().map(|dir| modules::closure(dir, &wanted)).transpose()?;
+        let first = ImageSpec {
+            agent: Some(agent::build(cache, progress)?),
+            release: kernel.release.clone(),
+            modules: modules.unwrap_or_default(),
+            ..ImageSpec::default()
+        };
+        self.initrd = Some(image::build(cache, &first, image::Format::default())?);
+        self.disks.insert(0, DiskConfig { path: image, read_only: false });
+        self.append = format!("root=/dev/vda rootfstype=ext4 rw {}", self.append).trim_end().to_owned();
+        Ok(self)
+    }
+
     /// What goes into the guest's image: what was asked for, with agent, modules and busybox found or built.
     ///
     /// # Errors
