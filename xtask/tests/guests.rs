@@ -43,7 +43,8 @@ fn session(options: &[&str]) -> String {
         assert!(console.contains(mount), "{mount} is not in: {console}");
     }
     let is_device = |name: &str, mode: &str, numbers: [&str; 2]| {
-        let line = console.lines().find(|line| line.ends_with(name) && line.starts_with("cr")).unwrap_or_default();
+        let line =
+            console.lines().find(|line| line.ends_with(name) && line.starts_with("cr")).unwrap_or_default();
         let words: Vec<&str> = line.split_whitespace().collect();
         assert!(words.starts_with(&[mode]) && words[2..].starts_with(&["root", "root"]), "{line}");
         assert_eq!(words[4..6], [&format!("{},", numbers[0]), numbers[1]], "{line}");
@@ -107,5 +108,10 @@ fn dynamic_program_of_the_host_runs_in_a_guest() {
     // Debian and Ubuntu are never without it.
     let code = "print 6*7, ' ', (-e '/sbin/kiln-agent' ? 'guest' : 'host')";
     let output = kiln(&["run", "--exec", "/usr/bin/perl", "--", "perl", "-e", code], "");
-    assert_eq!((output.status.code(), &*text(&output.stdout)), (Some(0), "42 guest"), "{}", text(&output.stderr));
+    assert_eq!(
+        (output.status.code(), &*text(&output.stdout)),
+        (Some(0), "42 guest"),
+        "{}",
+        text(&output.stderr)
+    );
 }

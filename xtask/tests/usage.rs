@@ -83,6 +83,21 @@ fn accelerator_that_is_unknown_is_refused_with_the_choices() {
 }
 
 #[test]
+fn image_option_of_the_other_format_is_refused() {
+    assert_refused(&["rootfs", "--format=ext4", "--compress=gzip"], &["--compress", "--format ext4"]);
+    assert_refused(&["rootfs", "--size=64M"], &["--size", "--format ext4"]);
+    assert_refused(&["rootfs", "--format=ext3"], &["'ext3'", "initramfs, ext4"]);
+    assert_refused(&["rootfs", "--compress=xz"], &["'xz'", "none, gzip, zstd"]);
+    assert_refused(&["rootfs", "--format=ext4", "--size=0"], &["--size"]);
+}
+
+#[test]
+fn image_output_that_is_no_file_is_refused() {
+    assert_refused(&["rootfs", "--output", "/"], &["--output /", "a folder"]);
+    assert_refused(&["rootfs", "--output", "/dev/stdout"], &["--output /dev/stdout"]);
+}
+
+#[test]
 fn json_of_run_needs_a_file() {
     assert_refused(&["run", "--json", "--", "true"], &["--json=<FILE>"]);
 }

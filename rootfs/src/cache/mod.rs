@@ -185,8 +185,11 @@ impl Cache {
         self.root.join("tmp")
     }
 
-    /// A file of no name in the cache's file system until it is kept.
-    pub(crate) fn scratch(&self) -> Result<tempfile::NamedTempFile, Error> {
+    /// A file in the cache's file system that is gone when it is dropped, unless it is kept.
+    ///
+    /// # Errors
+    /// It can't be made.
+    pub fn scratch(&self) -> Result<tempfile::NamedTempFile, Error> {
         // What is kept of it is for whoever may read the cache.
         let readable = fs::Permissions::from_mode(0o644);
         let made = tempfile::Builder::new().prefix(SCRATCH).permissions(readable).tempfile_in(self.tmp());

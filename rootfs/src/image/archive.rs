@@ -6,7 +6,9 @@
 #[cfg(test)]
 mod tests;
 
+use std::fs::File;
 use std::io::{self, BufRead, BufReader, Cursor, Read};
+use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
@@ -73,6 +75,19 @@ pub fn read(mut input: impl Read) -> Result<Vec<Entry>, Error> {
         _ if start == MAGIC => Reader::new(whole).all(),
         _ => Err(wrong(0, "no cpio archive in newc format, and not one packed by gzip or zstd")),
     }
+}
+
+/// The bytes of memory that the archive in `file` takes when it is unpacked, its files in whole pages.
+///
+/// # Errors
+/// As [`entries`], and the file can't be read.
+pub fn unpacked_size(file: &Path) -> Result<u64, Error> {
+    /// A page of x86-64.
+    const PAGE: u64 = 4096;
+    let input = File::open(file).map_err(Error::io("open", file))?;
+    let entries = read(BufReader::new(input))?;
+    let pages = entries.iter().map(|entry| entry.listed.size.next_multiple_of(PAGE));
+    Ok(pages.fold(0, u64::saturating_add))
 }
 
 fn wrong(at: u64, why: impl ToString) -> Error {

@@ -100,7 +100,10 @@ pub fn build(cache: &Cache, spec: &ImageSpec, format: Format) -> Result<PathBuf,
     write_plain(spec, format, &mut output)?;
     // What is compressed is known by what it was before: it is compressed once.
     let hash = output.finish();
-    let key = Key::new(format.name()).field("sha256", hash.as_bytes());
+    let mut key = Key::new(format.name()).field("sha256", hash.as_bytes());
+    if let Format::Initramfs(compression) = format {
+        key = key.field("packing", pack::settings(compression).as_bytes());
+    }
     let entry = cache.entry("images", &key, |dir| {
         let path = dir.join(format.name());
         match format {

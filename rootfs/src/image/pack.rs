@@ -11,10 +11,20 @@ use super::format::Compression;
 use super::writer::failed;
 use crate::Error;
 
-/// gzip's level: see [`pack`].
-const GZIP_LEVEL: u32 = 3;
+/// gzip's level. On the minimal image 6, which others take, needs twice the time of 4 and saves 1.5 % more; 1 needs a
+/// third of it, and leaves 15 % more.
+const GZIP_LEVEL: u32 = 4;
 /// The operating system's byte of a gzip header: unknown (RFC 1952 §2.3.1).
 const GZIP_UNKNOWN_SYSTEM: u8 = 255;
+
+/// What the same archive may be compressed to in another way by a later version of this: a part of a key.
+pub(super) fn settings(compression: Compression) -> String {
+    match compression {
+        Compression::None => String::new(),
+        Compression::Gzip => format!("level {GZIP_LEVEL}"),
+        Compression::Zstd => "fastest".to_owned(),
+    }
+}
 
 /// Compresses all of `archive` into `output`.
 pub(super) fn pack(

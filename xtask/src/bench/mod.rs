@@ -1,15 +1,18 @@
-//! Benchmarks: kiln beside its peers, in one lab whose clock counts instructions.
+//! Benchmarks: kiln beside its peers.
 //!
-//! A benchmark is a [`spec::Spec`] that goes into the lab, where [`inner`] carries it out, and a table of
-//! what came back. Figures repeat; they count instructions, not caches or a processor's own exit costs.
+//! A boot is a [`spec::Spec`] that goes into a lab whose clock counts instructions, where [`inner`] carries it out,
+//! and a table of what came back. Figures repeat; they count instructions, not caches or a processor's own exit
+//! costs. Images are made on this host.
 
 mod boot;
 mod inner;
 mod peers;
+mod rootfs;
 mod spec;
 mod table;
 
 pub(crate) use boot::boot;
 pub(crate) use inner::{INNER_BENCH, run as inner_bench};
+pub(crate) use rootfs::{Images, rootfs};
 pub(crate) use spec::Measured;
 pub(crate) use table::table;

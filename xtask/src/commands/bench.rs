@@ -1,11 +1,11 @@
-//! `bench`: what a boot costs, side by side with the peers.
+//! `bench`: what a boot and an image cost, side by side with the peers.
 
 use anyhow::Result;
 use clap::ValueEnum;
 use kiln::rootfs::cache::Cache;
 use serde::Serialize;
 
-use crate::bench::{self, Measured};
+use crate::bench::{self, Images, Measured};
 use crate::exit::Exit;
 use crate::options::JsonOption;
 use crate::report::{RanOn, Report};
@@ -16,12 +16,14 @@ use crate::ui::{self, Bars};
 pub(crate) enum Name {
     /// From exec to the first guest instruction, init and the agent's hello
     Boot,
+    /// A minimal image, made anew and out of the cache
+    Rootfs,
 }
 
 /// Options of `bench`.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
-    /// Which benchmark: boot; without a name all of them
+    /// Which benchmark: boot or rootfs; without a name all of them
     #[arg(hide_possible_values = true)]
     name: Option<Name>,
 
@@ -29,9 +31,13 @@ pub(crate) struct Args {
     pub(crate) json: JsonOption,
 }
 
-#[derive(Serialize)]
+/// A key for each benchmark that ran.
+#[derive(Default, Serialize)]
 struct Own {
-    boot: Vec<Measured>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    boot: Option<Vec<Measured>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rootfs: Option<Images>,
 }
 
 /// Runs them.
@@ -39,19 +45,33 @@ pub(crate) fn run(args: Args) -> Result<Exit> {
     let json = args.json.to();
     let stream = ui::stream(&json);
     let cache = Cache::open(None)?;
-    let measured = match args.name {
-        None | Some(Name::Boot) => bench::boot(&cache, &Bars::new())?,
-    };
-    let failed = measured.iter().any(|one| one.error.is_some());
+    let wanted = |name| args.name.is_none_or(|one| one == name);
+    let (mut own, mut failed) = (Own::default(), false);
+    if wanted(Name::Rootfs) {
+        let images = bench::rootfs(&cache, &Bars::new())?;
+        failed |= images.failed();
+        ui::line(stream, &images.table().to_string())?;
+        ui::line(
+            stream,
+            "milliseconds of this host; medians of runs that took turns: only ratios mean anything",
+        )?;
+        own.rootfs = Some(images);
+    }
+    if wanted(Name::Boot) {
+        let measured = bench::boot(&cache, &Bars::new())?;
+        failed |= measured.iter().any(|one| one.error.is_some());
+        ui::line(stream, &bench::table(&measured).to_string())?;
+        ui::line(
+            stream,
+            "milliseconds of the lab's clock, which counts instructions (1 ms = 500,000), since the VMM was started; \
+             medians of warm runs; cold is the first run",
+        )?;
+        own.boot = Some(measured);
+    }
     let exit = if failed { Exit::UNTESTABLE } else { Exit::PASSED };
-    ui::line(stream, &bench::table(&measured).to_string())?;
-    ui::line(
-        stream,
-        "milliseconds of the lab's clock, which counts instructions (1 ms = 500,000), since the VMM was started; \
-         medians of warm runs; cold is the first run",
-    )?;
-    let mut report = Report::new("bench", exit, Own { boot: measured });
-    report.accel = Some(RanOn::Lab);
+    let accel = own.boot.is_some().then_some(RanOn::Lab);
+    let mut report = Report::new("bench", exit, own);
+    report.accel = accel;
     report.write(&json)?;
     Ok(exit)
 }

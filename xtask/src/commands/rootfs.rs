@@ -1,5 +1,9 @@
 //! `rootfs`: the minimal guest image.
 
+mod list;
+mod output;
+mod verify;
+
 use std::fs;
 use std::io::{self, IsTerminal};
 use std::path::PathBuf;
@@ -7,13 +11,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use kiln::rootfs::cache::{Cache, sha256_of_file};
-use kiln::rootfs::image::PROMPT;
+use kiln::rootfs::image::{self, PROMPT};
 use kiln::run::Task;
 use serde::Serialize;
 
+use self::output::Output;
 use crate::exit::Exit;
 use crate::guest::{self, Show};
-use crate::options::{ImageOptions, JsonOption, MachineOptions};
+use crate::options::{Compress, Format, FormatOptions, ImageOptions, JsonOption, MachineOptions};
 use crate::report::Report;
 use crate::ui::{self, Bars};
 
@@ -24,11 +29,23 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
 
+    /// Build the image twice, each time from scratch, and compare the bytes
+    #[arg(long)]
+    verify: bool,
+
+    /// List what is in the image
+    #[arg(long)]
+    list: bool,
+
     /// Boot the image and show its console, which is kept in the run's directory. What comes on standard input is typed
     /// on it, and the guest runs until it ends (`poweroff`); if nothing comes, until its agent has said hello. On a
-    /// terminal Ctrl-a x leaves, and there is no time limit unless one is given
+    /// terminal Ctrl-a x leaves, and there is no time limit unless one is given. A disk is booted as a copy: the image
+    /// stays as it was made
     #[arg(long)]
     run: bool,
+
+    #[command(flatten)]
+    format: FormatOptions,
 
     #[command(flatten)]
     machine: MachineOptions,
@@ -45,6 +62,11 @@ struct Own {
     image: String,
     sha256: String,
     bytes: u64,
+    format: Format,
+    /// None for a disk.
+    compress: Option<Compress>,
+    /// Whether two builds were compared.
+    verified: bool,
 }
 
 /// Nobody sits at a guest for longer.
@@ -54,34 +76,54 @@ const SITTING: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 pub(crate) fn run(args: Args) -> Result<Exit> {
     let json = args.json.to();
     let stream = ui::stream(&json);
+    let format = args.format.image()?;
+    let output = args.output.as_deref().map(Output::find).transpose()?;
     let cache = Cache::open(None)?;
     let mut recipe = guest::recipe(&args.machine, Some(&args.image));
+    recipe.format = format;
     let bars = Bars::new();
     let kernel = recipe.kernel(&cache, &bars)?;
-    let built = recipe.image(&cache, &kernel, &bars)?;
-    let image = match args.output {
-        None => built,
-        Some(output) => {
-            fs::copy(&built, &output).with_context(|| format!("failed to write {}", output.display()))?;
-            output
-        }
-    };
-    let bytes = fs::metadata(&image).with_context(|| format!("failed to measure {}", image.display()))?.len();
-    let sha256 = sha256_of_file(&image)?;
+    let contents = recipe.contents(&cache, &kernel, &bars)?;
+    let built = image::build(&cache, &contents, format)?;
+    if args.verify {
+        verify::verify(&contents, format, &built)?;
+    }
+    let bytes = fs::metadata(&built).with_context(|| format!("failed to measure {}", built.display()))?.len();
+    let sha256 = sha256_of_file(&built)?;
+    if let Some(output) = output {
+        output.write(&built)?;
+    }
+    let image = args.output.unwrap_or_else(|| built.clone());
     ui::line(stream, &format!("{} · {} · sha256 {sha256}", image.display(), ui::bytes(bytes)))?;
+    if args.verify {
+        ui::line(stream, "verified: two builds, the same bytes")?;
+    }
+    if args.list {
+        ui::line(stream, &list::table(&contents, format, &built)?.to_string())?;
+    }
     if !args.run {
-        let own = Own { image: image.display().to_string(), sha256, bytes };
+        let own = Own {
+            image: image.display().to_string(),
+            sha256,
+            bytes,
+            format: args.format.format,
+            compress: args.format.compress(),
+            verified: args.verify,
+        };
         Report::new("rootfs", Exit::PASSED, own).write(&json)?;
         return Ok(Exit::PASSED);
     }
     let system = args.image.busybox && args.image.init.is_none();
     // The whole boot is wanted here, at the price of the UART's exits.
     recipe.append = format!("loglevel=7 {}", recipe.append).trim_end().to_owned();
+    let disk = matches!(args.format.format, Format::Ext4);
     // A busybox image is a system of its own: its inittab starts the agent.
-    if system {
-        recipe.append = format!("rdinit=/sbin/init {}", recipe.append);
-    }
-    recipe.initrd = Some(image);
+    let init = if system { "/sbin/init" } else { "/init" };
+    recipe.append = format!("{}={init} {}", if disk { "init" } else { "rdinit" }, recipe.append);
+    // A guest may write to its disk, and the image is what its hash says.
+    let copy = if disk { Some(output::copy(&built, cache.scratch()?)?) } else { None };
+    let boot = copy.as_ref().map_or(built, |copy| copy.path().to_owned());
+    recipe = recipe.boot_from(&cache, &kernel, boot, &bars)?;
     let task = match args.image.init {
         Some(_) => Task::Watch,
         None => Task::Console { prompt: system.then(|| PROMPT.to_owned()) },

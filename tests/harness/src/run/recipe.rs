@@ -46,14 +46,12 @@ pub struct Recipe {
 /// The guest RAM, in bytes, that does for a kernel and a small image.
 const MEMORY: u64 = 256 << 20;
 
-/// Guest RAM for an image: while it is unpacked it is there twice, and the file system that it is unpacked to takes no
-/// more than half of what the kernel has.
-fn enough_for(image: &Path) -> u64 {
+/// Guest RAM for an image of `size` bytes: while it is unpacked it is there twice, and the file system that it is
+/// unpacked to takes no more than half of what the kernel has.
+fn enough_for(size: u64) -> u64 {
     /// What a distribution's kernel takes for itself.
     const KERNEL: u64 = 128 << 20;
     const STEP: u64 = 64 << 20;
-    // Whoever opens it says what is wrong with it.
-    let size = std::fs::metadata(image).map_or(0, |image| image.len());
     size.saturating_mul(2).saturating_add(KERNEL).div_ceil(STEP).saturating_mul(STEP).max(MEMORY)
 }
 
@@ -123,7 +121,10 @@ impl Recipe {
         image: PathBuf,
         progress: &dyn Progress,
     ) -> Result<Self, kiln_rootfs::Error> {
-        if let image::Format::Initramfs(_) = self.format {
+        if let image::Format::Initramfs(compression) = self.format {
+            if compression != image::Compression::None && self.memory.is_none() {
+                self.memory = Some(enough_for(image::archive::unpacked_size(&image)?));
+            }
             self.initrd = Some(image);
             return Ok(self);
         }
@@ -194,7 +195,10 @@ impl Recipe {
     pub fn machine(&self, kernel: &Path, initrd: PathBuf) -> MachineConfig {
         let mut machine = MachineConfig {
             cpus: self.cpus,
-            memory: self.memory.unwrap_or_else(|| enough_for(&initrd)),
+            // Whoever opens the image says what is wrong with it.
+            memory: self
+                .memory
+                .unwrap_or_else(|| enough_for(std::fs::metadata(&initrd).map_or(0, |image| image.len()))),
             disks: self.disks.clone(),
             ports: vec![wire::PORT_NAME.to_owned()],
             virtio_console: false,
