@@ -5,9 +5,10 @@ use std::io::Write;
 
 use super::*;
 
-/// A relocatable ELF of one section, `.modinfo`, beside the names of sections.
-fn module(depends: &str) -> Vec<u8> {
-    let info = format!("license=GPL\0depends={depends}\0name=x\0").into_bytes();
+/// A module for Linux 6.1 that depends on others: a relocatable ELF of one section, `.modinfo`, beside the names of
+/// sections.
+pub(crate) fn module(depends: &str) -> Vec<u8> {
+    let info = format!("license=GPL\0depends={depends}\0name=x\0vermagic=6.1 SMP mod_unload \0").into_bytes();
     let names = b"\0.modinfo\0.shstrtab\0";
     let (info_at, names_at) = (64, 64 + info.len());
     let table_at = (names_at + names.len()).next_multiple_of(8);
@@ -67,7 +68,7 @@ fn without_an_index_the_modules_themselves_tell() {
     let modules = closure(dir.path(), &["virtio_mmio", "ext4", "virtio-ring"]).unwrap();
     assert_eq!(names(&modules), ["virtio", "virtio_ring", "virtio_mmio"]);
     assert_eq!(modules[0].path, "kernel/virtio/virtio.ko");
-    assert_eq!(modules[0].read().unwrap(), module(""));
+    assert_eq!(modules[0].read_for("6.1").unwrap(), module(""));
     let files = files(dir.path(), &["virtio_ring"]).unwrap();
     assert_eq!(files.len(), 3);
     assert!(files[2].ends_with("modules.builtin"));
