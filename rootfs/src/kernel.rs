@@ -1,7 +1,7 @@
 //! Kernels: the distribution's own, or one from a file.
 
 pub mod check;
-mod header;
+pub(crate) mod header;
 mod package;
 mod release;
 

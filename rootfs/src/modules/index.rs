@@ -13,7 +13,7 @@ use crate::Error;
 const DEEPEST: usize = 24;
 
 /// Of each module by name: its file, seen from the folder, and the names of those that it depends on.
-type Listed = BTreeMap<String, (String, Vec<String>)>;
+pub(crate) type Listed = BTreeMap<String, (String, Vec<String>)>;
 
 /// What is known of a modules' folder.
 pub(super) struct Index {
@@ -76,7 +76,7 @@ impl Index {
 }
 
 /// What a `modules.dep` says. What leads out of the folder, or makes no sense, is as if it were not there.
-pub(super) fn listed_in(text: &str) -> Listed {
+pub(crate) fn listed_in(text: &str) -> Listed {
     let mut listed = Listed::new();
     for line in text.lines() {
         let Some((file, dependencies)) = line.split_once(':') else { continue };

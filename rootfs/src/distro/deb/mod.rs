@@ -19,8 +19,9 @@ use std::sync::{Mutex, PoisonError};
 use crate::Error;
 use crate::packing::Packing;
 use crate::progress::{Progress, Work};
-use entries::{Entries, Kind};
-use tree::Tree;
+use entries::Entries;
+pub(crate) use entries::Kind;
+pub(crate) use tree::Tree;
 
 /// More than any package unpacks to: kernels with debug information come to some 6 GiB.
 const LARGEST: u64 = 16 << 30;
@@ -69,7 +70,7 @@ impl Fault {
     }
 
     /// For `map_err`: the package could not be read.
-    fn reading(error: io::Error) -> Self {
+    pub(crate) fn reading(error: io::Error) -> Self {
         Self::Package(if error.kind() == io::ErrorKind::UnexpectedEof {
             "it is cut off".to_owned()
         } else {
@@ -92,9 +93,9 @@ fn visit(
 ) -> Result<(), Fault> {
     let open = |error| Fault::Folder(Error::io("open", path)(error));
     let file = File::open(path).map_err(open)?;
-    // Reading a folder fails only later, and says less.
-    if file.metadata().map_err(open)?.is_dir() {
-        return Err(Fault::package("it is a folder"));
+    // It is read twice, and a folder not at all.
+    if !file.metadata().map_err(open)?.is_file() {
+        return Err(Fault::package("it is no file"));
     }
     read(BufReader::with_capacity(64 << 10, file), each)
 }

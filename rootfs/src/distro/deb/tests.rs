@@ -239,7 +239,7 @@ fn what_is_no_package_is_refused_in_one_line() {
         let error = place.unpack(bytes).unwrap_err();
         assert!(error.contains("x.deb: not a whole Debian package: ") && !error.contains('\n'), "{error}");
     }
-    assert!(unpack(place.dir.path(), &place.root()).unwrap_err().to_string().contains("it is a folder"));
+    assert!(unpack(place.dir.path(), &place.root()).unwrap_err().to_string().contains("it is no file"));
     assert!(unpack(&place.dir.path().join("no"), &place.root()).is_err());
 }
 

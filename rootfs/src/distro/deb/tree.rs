@@ -20,7 +20,7 @@ use crate::Error;
 const DEEPEST: usize = 128;
 
 /// Such a folder, being filled.
-pub(super) struct Tree {
+pub(crate) struct Tree {
     root: PathBuf,
     /// Where the folders are really, by the paths that packages have for them.
     real: HashMap<PathBuf, PathBuf>,
@@ -28,14 +28,14 @@ pub(super) struct Tree {
 }
 
 impl Tree {
-    pub(super) fn new(root: &Path) -> Result<Self, Error> {
+    pub(crate) fn new(root: &Path) -> Result<Self, Error> {
         fs::create_dir_all(root).map_err(Error::io("create", root))?;
         let root = root.canonicalize().map_err(Error::io("resolve", root))?;
         Ok(Self { root, real: HashMap::new(), buffer: vec![0; 128 << 10] })
     }
 
     /// Makes what an entry describes.
-    pub(super) fn put(&mut self, path: &[u8], kind: &Kind, content: &mut dyn Read) -> Result<(), Fault> {
+    pub(crate) fn put(&mut self, path: &[u8], kind: &Kind, content: &mut dyn Read) -> Result<(), Fault> {
         let path = inside(path)?;
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
             // The root itself is there.
