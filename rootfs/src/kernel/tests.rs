@@ -146,7 +146,9 @@ fn kernel_out_of_packages_by_hand_is_kept_and_replaced_by_a_sound_one_only() {
     assert!(error.contains("cut.deb: not a whole Debian package"), "{error}");
     assert_eq!(fs::read_to_string(&first.image).unwrap(), "two", "what was there is there");
     assert!(
-        fetch(&[modules.clone()]).unwrap_err().contains("modules.deb: there is no kernel in this package")
+        fetch(std::slice::from_ref(&modules))
+            .unwrap_err()
+            .contains("modules.deb: there is no kernel in this package")
     );
     let twice = fetch(&[write("a.deb", &whole), write("b.deb", &whole)]).unwrap_err();
     assert!(twice.contains("b.deb: a second package with a kernel"), "{twice}");
