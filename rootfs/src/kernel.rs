@@ -1,6 +1,9 @@
 //! Kernels: the distribution's own, or one from a file.
 
-mod header;
+pub mod check;
+pub(crate) mod header;
+mod package;
+mod release;
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -10,15 +13,20 @@ use crate::cache::{Cache, Key};
 use crate::distro::{self, Apt};
 use crate::progress::Progress;
 
+pub use package::from_packages;
+pub use release::is_release_like;
+use release::{choose, flavour_of, is_release, version};
+
 /// The folder of the cache with one entry for each release.
 const SHELF: &str = "kernels";
 /// A link to the entry that is used when no release is asked for.
 const LATEST: &str = "latest";
 /// What to do where no package can be had.
 const MEND: &str = "give a kernel with --kernel and its modules with --modules-dir";
-/// What kernel packages' names end with, the one that suits a guest best first; the release is between this and
-/// `linux-image-`.
-const FLAVOURS: &[&str] = &["-cloud-amd64", "-kvm", "-virtual", "-generic", "-amd64"];
+/// What the names of kernel packages begin with; the release follows.
+const PREFIX: &str = "linux-image-";
+/// The release of a kernel that tells none.
+pub const UNKNOWN: &str = "unknown";
 /// The packages that depend on the distribution's current kernel, the one that suits a guest best first.
 const META: &[&str] =
     &["linux-image-cloud-amd64", "linux-image-virtual", "linux-image-kvm", "linux-image-amd64"];
@@ -42,9 +50,7 @@ pub struct KernelFiles {
 pub fn fetch(cache: &Cache, release: Option<&str>, progress: &dyn Progress) -> Result<KernelFiles, Error> {
     let shelf = cache.root().join(SHELF);
     let known = match release {
-        Some(wanted) => {
-            list(cache)?.into_iter().rfind(|kernel| is_release(&kernel.release, wanted)).map(|k| k.release)
-        }
+        Some(wanted) => in_cache(cache, wanted)?.map(|kernel| kernel.release),
         None => fs::read_link(shelf.join(LATEST)).ok().map(|name| name.to_string_lossy().into_owned()),
     };
     let cached = known.and_then(|release| cache.find(SHELF, &Key::named(&release)));
@@ -56,20 +62,79 @@ pub fn fetch(cache: &Cache, release: Option<&str>, progress: &dyn Progress) -> R
         Some(wanted) => named(&apt, wanted)?,
         None => current(&apt)?,
     };
-    let name = package.trim_start_matches("linux-image-").to_owned();
+    let name = package.strip_prefix(PREFIX).unwrap_or(&package).to_owned();
     let entry = cache.entry(SHELF, &Key::named(&name), |dir| -> Result<(), Error> {
         let mut packages = vec![package.clone()];
         // Ubuntu has the modules in a package of their own.
         packages.extend(apt.depends(&package)?.into_iter().filter(|p| *p == format!("linux-modules-{name}")));
         let tree = dir.join("tree");
         apt.unpack(&packages.iter().map(String::as_str).collect::<Vec<_>>(), &tree)?;
-        arrange(&tree, dir, &name)
+        package::arrange(&tree, dir, &name)
     })?;
     if release.is_none() {
         point(&shelf.join(LATEST), &name)?;
     }
     in_entry(&entry)
         .ok_or_else(|| Error::file(&entry, "there is no kernel in it: remove it and fetch it again"))
+}
+
+/// The kernel that a user named: a file, with the modules of `modules_dir` if it is given; or, where there is no such
+/// file, as much of a packaged kernel's release as matters.
+///
+/// # Errors
+/// As [`from_files`] and [`fetch`].
+pub fn find(
+    cache: &Cache,
+    name: &Path,
+    modules_dir: Option<&Path>,
+    progress: &dyn Progress,
+) -> Result<KernelFiles, Error> {
+    // A file goes first, whatever it is called.
+    let release = name.to_str().filter(|text| is_release_like(text) && fs::symlink_metadata(name).is_err());
+    match release {
+        Some(release) => {
+            let kernel = fetch(cache, Some(release), progress)?;
+            match modules_dir {
+                Some(_) => from_files(&kernel.image, modules_dir),
+                None => Ok(kernel),
+            }
+        }
+        None => from_files(name, modules_dir),
+    }
+}
+
+/// A kernel of the distribution's that [`fetch`] can bring.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Available {
+    /// Its release.
+    pub release: String,
+    /// What it is made for, such as `cloud-amd64`.
+    pub flavour: String,
+    /// Whether it is in the cache.
+    pub is_cached: bool,
+}
+
+/// The distribution's kernels, oldest release first.
+///
+/// # Errors
+/// There is no package index to be had, or the cache can't be read.
+pub fn available(cache: &Cache, progress: &dyn Progress) -> Result<Vec<Available>, Error> {
+    let apt = Apt::open(cache, "the list of kernels", MEND, progress)?;
+    let cached = list(cache)?;
+    let mut kernels: Vec<Available> = apt
+        .names(PREFIX)?
+        .iter()
+        .filter_map(|name| {
+            let release = name.strip_prefix(PREFIX)?;
+            Some(Available {
+                release: release.to_owned(),
+                flavour: flavour_of(release)?.trim_start_matches('-').to_owned(),
+                is_cached: cached.iter().any(|kernel| kernel.release == release),
+            })
+        })
+        .collect();
+    kernels.sort_by_cached_key(|kernel| (version(&kernel.release), kernel.release.clone()));
+    Ok(kernels)
 }
 
 /// A kernel from a file, with the modules of `modules_dir` if it is given.
@@ -89,8 +154,12 @@ pub fn from_files(image: &Path, modules_dir: Option<&Path>) -> Result<KernelFile
     if let Some(dir) = &modules_dir {
         fs::read_dir(dir).map_err(Error::io("read the modules' folder", dir))?;
     }
-    let of_dir = || modules_dir.as_ref()?.file_name().map(|name| name.to_string_lossy().into_owned());
-    let release = own.or_else(of_dir).unwrap_or_else(|| "unknown".to_owned());
+    // A folder of modules is named for its release, or it tells of none.
+    let of_dir = || {
+        let name = modules_dir.as_ref()?.file_name()?.to_str()?;
+        is_release_like(name).then(|| name.to_owned())
+    };
+    let release = own.or_else(of_dir).unwrap_or_else(|| UNKNOWN.to_owned());
     Ok(KernelFiles { image: path, modules_dir, release })
 }
 
@@ -109,8 +178,19 @@ pub fn list(cache: &Cache) -> Result<Vec<KernelFiles>, Error> {
         .filter(|entry| entry.file_name() != LATEST)
         .filter_map(|entry| in_entry(&entry.path()))
         .collect();
-    kernels.sort_by_cached_key(|kernel| version(&kernel.release));
+    kernels.sort_by_cached_key(|kernel| (version(&kernel.release), kernel.release.clone()));
     Ok(kernels)
+}
+
+/// The cached kernel that such a release means best.
+fn in_cache(cache: &Cache, wanted: &str) -> Result<Option<KernelFiles>, Error> {
+    let kernels = list(cache)?;
+    let best = choose(kernels.iter().map(|kernel| kernel.release.as_str()), wanted).map(str::to_owned);
+    // One that was brought by hand has a release of its own kind.
+    Ok(kernels.into_iter().rfind(|kernel| match &best {
+        Some(best) => kernel.release == *best,
+        None => is_release(&kernel.release, wanted),
+    }))
 }
 
 /// The kernel in an entry of the cache.
@@ -128,7 +208,7 @@ fn current(apt: &Apt<'_>) -> Result<String, Error> {
         match apt.depends(meta) {
             Ok(depends) => {
                 let is_image = |name: &String| {
-                    name.strip_prefix("linux-image-")
+                    name.strip_prefix(PREFIX)
                         .is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
                 };
                 if let Some(package) = depends.into_iter().find(is_image) {
@@ -147,55 +227,12 @@ fn current(apt: &Apt<'_>) -> Result<String, Error> {
 
 /// The package of such a release.
 fn named(apt: &Apt<'_>, wanted: &str) -> Result<String, Error> {
-    let names = apt.names("linux-image-")?;
-    choose(&names, wanted).ok_or_else(|| Error::NoPackage {
+    let names = apt.names(PREFIX)?;
+    let release = choose(names.iter().filter_map(|name| name.strip_prefix(PREFIX)), wanted);
+    release.map(|release| format!("{PREFIX}{release}")).ok_or_else(|| Error::NoPackage {
         what: format!("Linux {wanted} ({})", distro::name()),
-        mend: MEND.to_owned(),
+        mend: "`kernel list --available` tells what it has".to_owned(),
     })
-}
-
-fn choose(names: &[String], wanted: &str) -> Option<String> {
-    let releases = names.iter().filter_map(|name| Some((name, name.strip_prefix("linux-image-")?)));
-    let fitting: Vec<_> = releases.filter(|(_, release)| is_release(release, wanted)).collect();
-    FLAVOURS.iter().find_map(|flavour| {
-        // `-amd64` ends `-rt-amd64` and `-cloud-amd64` too.
-        let own = |release: &str| {
-            let rest = release.strip_suffix(flavour)?;
-            (!rest.contains('-') || rest.rsplit('-').next()?.starts_with(|c: char| c.is_ascii_digit()))
-                .then_some(())
-        };
-        let of_flavour = fitting.iter().filter(|(_, release)| own(release).is_some());
-        of_flavour.max_by_key(|(_, release)| version(release)).map(|(name, _)| (*name).clone())
-    })
-}
-
-/// Whether `release` is `wanted` or a closer version of it: 6.1.0-48 is 6.1, 6.12 is not.
-fn is_release(release: &str, wanted: &str) -> bool {
-    let rest = (!wanted.is_empty()).then(|| release.strip_prefix(wanted)).flatten();
-    rest.is_some_and(|rest| !rest.starts_with(|c: char| c.is_ascii_digit()))
-}
-
-/// The numbers of a release, to compare by.
-fn version(release: &str) -> Vec<u64> {
-    let numbers = release.split(|c: char| !c.is_ascii_digit()).filter(|digits| !digits.is_empty());
-    numbers.map(|digits| digits.parse().unwrap_or(u64::MAX)).collect()
-}
-
-/// Takes from an unpacked package what a guest needs.
-fn arrange(tree: &Path, entry: &Path, release: &str) -> Result<(), Error> {
-    let image = tree.join(format!("boot/vmlinuz-{release}"));
-    let place = entry.join("vmlinuz");
-    fs::rename(&image, &place).map_err(Error::io("find the kernel in its package as", &image))?;
-    let modules = entry.join("lib/modules");
-    fs::create_dir_all(&modules).map_err(Error::io("create", &modules))?;
-    for from in [tree.join("lib/modules"), tree.join("usr/lib/modules")] {
-        let from = from.join(release);
-        if from.is_dir() {
-            let to = modules.join(release);
-            fs::rename(&from, &to).map_err(Error::io("move the modules to", &to))?;
-        }
-    }
-    fs::remove_dir_all(tree).map_err(Error::io("remove", tree))
 }
 
 /// Makes `link` point to `target`, whatever it was before.

@@ -12,9 +12,12 @@ mod child;
 pub mod distro;
 pub mod elf;
 mod error;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod image;
 pub mod kernel;
 pub mod modules;
+mod packing;
 pub mod progress;
 pub mod qemu;
 pub mod size;

@@ -156,3 +156,71 @@ fn clean_by_age_and_as_a_dry_run_leaves_what_is_new() {
         assert!(home.path().join("kernels/6.1/vmlinuz").exists(), "{arguments:?}");
     }
 }
+
+#[test]
+fn kernel_check_of_what_is_no_kernel_is_one_line_and_untestable() {
+    let home = tempfile::tempdir().unwrap();
+    let file = |name: &str, bytes: &[u8]| {
+        let path = home.path().join(name);
+        fs::write(&path, bytes).unwrap();
+        path
+    };
+    for path in [
+        file("empty", b""),
+        file("text", b"not a kernel\n"),
+        home.path().to_owned(),
+        home.path().join("missing"),
+        env!("CARGO_BIN_EXE_kiln").into(),
+    ] {
+        let output = kiln()
+            .args(["kernel", "check"])
+            .arg(&path)
+            .env("KILN_CACHE", home.path().join("c"))
+            .output()
+            .unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(125), "{said}");
+        assert!(output.stdout.is_empty() && said.lines().count() == 1, "{said}");
+        assert!(said.contains(path.to_str().unwrap()), "{said}");
+    }
+}
+
+#[test]
+fn kernel_check_tells_what_lacks_to_people_and_to_scripts() {
+    let home = tempfile::tempdir().unwrap();
+    let image = home.path().join("bzImage");
+    // A kernel that nobody here can decompress, so its header is all there is.
+    let mut bytes = vec![0; 0x900];
+    bytes[0x1f1] = 3;
+    bytes[0x1fe..0x200].copy_from_slice(&[0x55, 0xaa]);
+    bytes[0x202..0x208].copy_from_slice(b"HdrS\x0f\x02");
+    bytes[0x20e..0x212].copy_from_slice(&[0, 1, 0, 1]);
+    bytes[0x1f4] = 0x10;
+    bytes[0x24c] = 0x40;
+    bytes[0x300..0x311].copy_from_slice(b"6.9.1 (me@here) #");
+    bytes[0x800..0x804].copy_from_slice(b"BZh9");
+    fs::write(&image, bytes).unwrap();
+    let check = |json: bool| {
+        let mut check = kiln();
+        check.args(["kernel", "check"]).arg(&image).env("KILN_CACHE", home.path().join("c"));
+        check.args(json.then_some("--json")).output().unwrap()
+    };
+    assert_eq!(check(false).status.code(), Some(0), "without a configuration nothing is known to lack");
+    fs::write(home.path().join(".config"), "CONFIG_ACPI=y\nCONFIG_VIRTIO_MMIO=m\n").unwrap();
+    let (said, json) = (check(false), check(true));
+    assert_eq!((said.status.code(), json.status.code()), (Some(1), Some(1)));
+    let text = String::from_utf8(said.stdout).unwrap();
+    let report: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!((&report["compression"], &report["protocol"]), (&"bzip2".into(), &"2.15".into()));
+    let needs = report["needs"].as_array().unwrap();
+    let state = |option: &str| {
+        let need = needs.iter().find(|need| need["option"] == option).unwrap();
+        assert!(text.contains(option) && text.contains(need["purpose"].as_str().unwrap()), "{text}");
+        need["state"].as_str().unwrap()
+    };
+    assert_eq!(
+        (state("CONFIG_ACPI"), state("CONFIG_VIRTIO_MMIO"), state("CONFIG_SYSFS")),
+        ("y", "m", "missing")
+    );
+    assert!(report["error"].as_str().unwrap().contains("CONFIG_VIRTIO_MMIO"), "its module is not at hand");
+}

@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
-use super::{config, download, is_absent, run};
+use super::{config, deb, download, is_absent, run};
 use crate::Error;
 use crate::cache::{Cache, Lock, remove};
 use crate::child;
-use crate::progress::{Progress, Work};
+use crate::progress::Progress;
 
 /// A package index that is younger is not asked for again.
 const FRESH: Duration = Duration::from_secs(60 * 60);
@@ -20,6 +20,8 @@ const FRESH: Duration = Duration::from_secs(60 * 60);
 /// Apt with its state in the cache. While one process uses it, others wait.
 pub struct Apt<'a> {
     root: PathBuf,
+    /// The list of sources in place of the host's.
+    sources: Option<PathBuf>,
     what: String,
     mend: &'static str,
     progress: &'a dyn Progress,
@@ -38,8 +40,19 @@ impl<'a> Apt<'a> {
         mend: &'static str,
         progress: &'a dyn Progress,
     ) -> Result<Self, Error> {
+        Self::open_with(cache, what, mend, progress, None)
+    }
+
+    fn open_with(
+        cache: &Cache,
+        what: &str,
+        mend: &'static str,
+        progress: &'a dyn Progress,
+        sources: Option<PathBuf>,
+    ) -> Result<Self, Error> {
         let lock = cache.lock("apt")?;
-        let apt = Self { root: cache.tmp().join("apt"), what: what.to_owned(), mend, progress, _lock: lock };
+        let root = cache.tmp().join("apt");
+        let apt = Self { root, sources, what: what.to_owned(), mend, progress, _lock: lock };
         apt.prepare()?;
         let stamp = fs::metadata(apt.stamp()).and_then(|stamp| stamp.modified());
         let age = stamp.ok().and_then(|then| SystemTime::now().duration_since(then).ok());
@@ -89,6 +102,10 @@ impl<'a> Apt<'a> {
     fn fetch(&self, action: &[&str], packages: &[&str], to: &Path) -> Result<(), Error> {
         let archives = self.root.join("archives");
         if let Err(error) = self.download(action, packages, &archives) {
+            // Not what the index says it is: another index would have to lie to let it pass.
+            if is_mismatch(&error) {
+                return Err(error);
+            }
             // The index may be of yesterday, and the package of today.
             self.update().map_err(|_| error)?;
             self.download(action, packages, &archives)?;
@@ -100,13 +117,7 @@ impl<'a> Apt<'a> {
             .filter(|path| path.extension() == Some(OsStr::new("deb")))
             .collect();
         debs.sort();
-        let total = debs.iter().filter_map(|deb| fs::metadata(deb).ok()).map(|deb| deb.len()).sum();
-        let work = Work::begin(self.progress, &format!("unpacking {}", self.what), Some(total));
-        for deb in &debs {
-            run(child::command("dpkg-deb").arg("-x").arg(deb).arg(to), "-x")
-                .map_err(|error| self.no_tool(error, "dpkg-deb"))?;
-            work.advance(fs::metadata(deb).map_or(0, |deb| deb.len()));
-        }
+        deb::unpack_all(&debs, to, &self.what, self.progress)?;
         remove(&archives).map_err(Error::io("remove", &archives))
     }
 
@@ -124,9 +135,6 @@ impl<'a> Apt<'a> {
             run(command().arg("--print-uris").arg("-qq"), action[0]).map_err(|e| self.no_package(e))?;
         let total = total_in(&String::from_utf8_lossy(&listed.stdout));
         let what = format!("fetching {}", self.what);
-        // `dpkg-deb` is asked for now: not after a download that nobody can unpack.
-        run(child::command("dpkg-deb").arg("--version"), "--version")
-            .map_err(|error| self.no_tool(error, "dpkg-deb"))?;
         download::follow(command().args(["-o", "APT::Status-Fd=1"]), &what, Some(total), self.progress)
             .map_err(|error| self.or_mend(error))
     }
@@ -155,7 +163,7 @@ impl<'a> Apt<'a> {
         fs::write(&status, "").map_err(Error::io("write", &status))?;
         let dump = run(child::command("apt-config").arg("dump").env("LC_ALL", "C"), "dump")
             .map_err(|error| self.no_tool(error, "apt-get"))?;
-        let text = config::text(&String::from_utf8_lossy(&dump.stdout), &self.root);
+        let text = config::text(&String::from_utf8_lossy(&dump.stdout), &self.root, self.sources.as_deref());
         let path = self.config();
         remove(&path).map_err(Error::io("remove", &path))?;
         // A proxy's password may be in it.
@@ -186,7 +194,7 @@ impl<'a> Apt<'a> {
     /// A failure of apt's with what to do instead.
     fn or_mend(&self, error: Error) -> Error {
         match error {
-            Error::Program { program, status, said } => Error::Program {
+            Error::Program { program, status, said } if !is_mismatch_text(&said) => Error::Program {
                 program,
                 status,
                 said: format!("{said}; without the network: {}", self.mend),
@@ -229,15 +237,15 @@ fn total_in(list: &str) -> u64 {
     sizes.filter_map(|line| line.split_whitespace().nth(2)?.parse::<u64>().ok()).fold(0, u64::saturating_add)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn records_and_lists_are_read() {
-        let record =
-            "Package: a\nDepends: linux-image-6.1.0-48-cloud-amd64 (= 6.1.1-1), kmod | b:any\nSize: 3\n";
-        assert_eq!(depends_in(record), ["linux-image-6.1.0-48-cloud-amd64", "kmod", "b"]);
-        assert_eq!(total_in("'a' b.deb 100 SHA256:1\nnonsense\n'c' d.deb 23 MD5:2\n'e' f x\n"), 123);
-    }
+/// Whether a package was not what the index says of it.
+fn is_mismatch(error: &Error) -> bool {
+    matches!(error, Error::Program { said, .. } if is_mismatch_text(said))
 }
+
+/// Apt's words for it; it is told to speak no other language.
+fn is_mismatch_text(said: &str) -> bool {
+    said.contains("Hash Sum mismatch") || said.contains("unexpected size")
+}
+
+#[cfg(test)]
+mod tests;

@@ -3,8 +3,9 @@
 use std::path::Path;
 
 /// The configuration file. `host` is what `apt-config dump` says of the host's; of it only how packages are
-/// acquired is kept. Hooks that the host runs after an update must not run for us: they clean its own caches.
-pub(super) fn text(host: &str, root: &Path) -> String {
+/// acquired is kept. Hooks that the host runs after an update must not run for us: they clean its own caches. `sources`
+/// is a list of sources in place of the host's.
+pub(super) fn text(host: &str, root: &Path, sources: Option<&Path>) -> String {
     let mut text = String::new();
     for line in
         host.lines().filter(|line| line.starts_with("Acquire::") || line.starts_with("APT::Default-Release"))
@@ -30,6 +31,12 @@ pub(super) fn text(host: &str, root: &Path) -> String {
          Acquire::AllowDowngradeToInsecureRepositories \"false\";\n\
          Acquire::Retries \"3\";\n"
     ));
+    if let Some(sources) = sources {
+        text.push_str(&format!(
+            "Dir::Etc::SourceList \"{}\";\nDir::Etc::SourceParts \"/dev/null\";\n",
+            sources.display()
+        ));
+    }
     text
 }
 
@@ -41,7 +48,7 @@ mod tests {
     fn proxies_are_kept_hooks_are_not_and_signatures_are_asked_for() {
         let host = "APT::Update::Post-Invoke:: \"rm -f /x\";\nAcquire::http::Proxy \"http://p\";\n\
                     Acquire::AllowInsecureRepositories \"true\";\n";
-        let text = text(host, Path::new("/c"));
+        let text = text(host, Path::new("/c"), None);
         assert!(text.contains("Acquire::http::Proxy \"http://p\";\n") && !text.contains("Post-Invoke"));
         let last = text.lines().rfind(|line| line.starts_with("Acquire::AllowInsecureRepositories"));
         assert_eq!(last, Some("Acquire::AllowInsecureRepositories \"false\";"));

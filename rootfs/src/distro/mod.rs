@@ -2,6 +2,7 @@
 
 mod apt;
 mod config;
+pub(crate) mod deb;
 mod download;
 
 use std::fs;

@@ -115,7 +115,10 @@ fn modules(tree: &mut Tree, spec: &ImageSpec) -> Result<(), Error> {
     let mut list = String::new();
     for module in &spec.modules {
         let path = format!("/lib/modules/{}/{}", spec.release, module.path);
-        tree.put(&path, Node::File { source: Source::Bytes(module.read()?), executable: false })?;
+        tree.put(
+            &path,
+            Node::File { source: Source::Bytes(module.read_for(&spec.release)?), executable: false },
+        )?;
         list.push_str(&path);
         list.push('\n');
     }

@@ -13,7 +13,7 @@ const BANNER: &[u8] = b"Linux version ";
 const LONGEST: usize = 64;
 
 /// The release of a bzImage or an ELF kernel; `None` if it does not tell.
-pub(super) fn release(file: &mut (impl Read + Seek)) -> io::Result<Option<String>> {
+pub(crate) fn release(file: &mut (impl Read + Seek)) -> io::Result<Option<String>> {
     let mut start = Vec::new();
     file.by_ref().take(0x210).read_to_end(&mut start)?;
     if start.starts_with(b"\x7fELF") {

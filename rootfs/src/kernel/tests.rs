@@ -48,20 +48,21 @@ fn files_are_checked_before_a_guest_is_made_of_them() {
 
 #[test]
 fn a_release_is_chosen_by_as_much_as_is_said() {
-    let names = [
+    let releases = [
         "6.1.0-9-cloud-amd64",
         "6.1.0-48-cloud-amd64",
         "6.1.0-50-amd64",
         "6.1.0-50-rt-amd64",
         "6.12.3-cloud-amd64",
+        "6.12-cloud-amd64",
         "6.1.0-48-cloud-amd64-unsigned",
         "6.5.0-amd64",
-    ]
-    .map(|release| format!("linux-image-{release}"));
-    let choose = |wanted| choose(&names, wanted).map(|name| name["linux-image-".len()..].to_owned());
+    ];
+    let choose = |wanted| choose(releases.into_iter(), wanted).map(str::to_owned);
     assert_eq!(choose("6.1").unwrap(), "6.1.0-48-cloud-amd64");
     assert_eq!(choose("6.1.0-9").unwrap(), "6.1.0-9-cloud-amd64");
     assert_eq!(choose("6.12").unwrap(), "6.12.3-cloud-amd64");
+    assert_eq!(choose("6.1.0-50-amd64").unwrap(), "6.1.0-50-amd64");
     assert_eq!(choose("6.5").unwrap(), "6.5.0-amd64");
     assert_eq!(choose("6"), Some("6.12.3-cloud-amd64".to_owned()));
     assert_eq!((choose("5"), choose("")), (None, None));
@@ -84,4 +85,80 @@ fn cached_kernels_are_found_without_a_package_manager() {
     assert_eq!(fetched(None).release, "6.1.0-9-x");
     assert!(fetched(None).modules_dir.unwrap().ends_with("lib/modules/6.1.0-9-x"));
     assert_eq!(list(&cache).unwrap().len(), 2);
+}
+
+#[test]
+fn name_that_is_no_file_is_a_release_if_it_can_be_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = Cache::open(Some(dir.path().join("cache"))).unwrap();
+    for release in ["6.1.0-9-amd64", "6.1.0-9-cloud-amd64", "5.5.5"] {
+        let made = cache.entry("kernels", &Key::named(release), |entry| {
+            fs::create_dir_all(entry.join("lib/modules").join(release)).unwrap();
+            let image = bz_image(format!("{release} x\0").as_bytes());
+            fs::write(entry.join("vmlinuz"), image).map_err(Error::io("write", entry))
+        });
+        made.unwrap();
+    }
+    let find =
+        |name: &str, modules: Option<&Path>| find(&cache, Path::new(name), modules, &crate::progress::Silent);
+    // Of the same version the one that suits a guest better.
+    assert_eq!(find("6.1", None).unwrap().release, "6.1.0-9-cloud-amd64");
+    let generic = find("6.1.0-9-amd64", None).unwrap();
+    assert!(generic.modules_dir.unwrap().ends_with("lib/modules/6.1.0-9-amd64"));
+    assert_eq!(find("5.5.5", None).unwrap().release, "5.5.5");
+    let other = find("5.5.5", Some(dir.path())).unwrap();
+    assert_eq!(other.modules_dir.as_deref(), Some(dir.path()));
+    for name in ["./6.1", "vmlinuz", "6-1", "6.1/"] {
+        assert!(find(name, None).unwrap_err().to_string().starts_with("failed to find the kernel"), "{name}");
+    }
+}
+
+#[test]
+fn kernel_out_of_packages_by_hand_is_kept_and_replaced_by_a_sound_one_only() {
+    use crate::distro::deb::tests::{file, package};
+
+    let dir = tempfile::tempdir().unwrap();
+    let cache = Cache::open(Some(dir.path().join("cache"))).unwrap();
+    let write = |name: &str, bytes: &[u8]| {
+        let path = dir.path().join(name);
+        fs::write(&path, bytes).unwrap();
+        path
+    };
+    let kernel = |text: &'static str| {
+        package(&[
+            file("./boot/vmlinuz-6.9.1-own", text.as_bytes()),
+            file("./boot/config-6.9.1-own", b"CONFIG_ACPI=y\n"),
+        ])
+    };
+    let modules = write("modules.deb", &package(&[file("./lib/modules/6.9.1-own/kernel/a.ko", b"a")]));
+    let fetch = |packages: &[PathBuf]| {
+        from_packages(&cache, packages, &crate::progress::Silent).map_err(|error| error.to_string())
+    };
+    let first = fetch(&[write("first.deb", &kernel("one")), modules.clone()]).unwrap();
+    assert_eq!(
+        (first.release.as_str(), fs::read_to_string(&first.image).unwrap().as_str()),
+        ("6.9.1-own", "one")
+    );
+    assert!(first.modules_dir.unwrap().join("kernel/a.ko").is_file());
+    assert!(first.image.with_file_name("config").is_file());
+    assert_eq!(fetch(&[write("second.deb", &kernel("two"))]).unwrap().modules_dir, None);
+    assert_eq!(fs::read_to_string(&first.image).unwrap(), "two");
+
+    let whole = kernel("three");
+    // The kernel is found in it, and its end is not there.
+    let cut = write("cut.deb", &whole[..whole.len() - 20]);
+    let error = fetch(&[cut]).unwrap_err();
+    assert!(error.contains("cut.deb: not a whole Debian package"), "{error}");
+    assert_eq!(fs::read_to_string(&first.image).unwrap(), "two", "what was there is there");
+    assert!(
+        fetch(std::slice::from_ref(&modules))
+            .unwrap_err()
+            .contains("modules.deb: there is no kernel in this package")
+    );
+    let twice = fetch(&[write("a.deb", &whole), write("b.deb", &whole)]).unwrap_err();
+    assert!(twice.contains("b.deb: a second package with a kernel"), "{twice}");
+    let odd = write("odd.deb", &package(&[file("./boot/vmlinuz-../../x", b"")]));
+    assert!(fetch(&[odd]).is_err());
+    assert_eq!(fs::read_dir(cache.root().join("tmp")).unwrap().count(), 0);
+    assert_eq!(list(&cache).unwrap().len(), 1);
 }

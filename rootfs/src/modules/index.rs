@@ -12,12 +12,15 @@ use crate::Error;
 /// Deeper than any kernel's own folders: what is below is not looked at.
 const DEEPEST: usize = 24;
 
+/// Of each module by name: its file, seen from the folder, and the names of those that it depends on.
+pub(crate) type Listed = BTreeMap<String, (String, Vec<String>)>;
+
 /// What is known of a modules' folder.
 pub(super) struct Index {
     dir: PathBuf,
     builtin: BTreeSet<String>,
-    /// From `modules.dep`: each module's file, and the files that it depends on.
-    listed: BTreeMap<String, (String, Vec<String>)>,
+    /// From `modules.dep`.
+    listed: Listed,
     /// What the folders hold, if they had to be looked through.
     found: OnceCell<BTreeMap<String, String>>,
 }
@@ -27,20 +30,17 @@ impl Index {
         fs::read_dir(dir).map_err(Error::io("read the modules' folder", dir))?;
         let builtin = read_if_there(&dir.join("modules.builtin"))?;
         let builtin = builtin.lines().filter_map(module_of).collect();
-        let mut listed = BTreeMap::new();
-        for line in read_if_there(&dir.join("modules.dep"))?.lines() {
-            let Some((file, dependencies)) = line.split_once(':') else { continue };
-            let Some(name) = module_of(file).filter(|_| is_inside(file)) else { continue };
-            listed.insert(
-                name,
-                (file.to_owned(), dependencies.split_whitespace().filter_map(module_of).collect()),
-            );
-        }
+        let listed = listed_in(&read_if_there(&dir.join("modules.dep"))?);
         Ok(Self { dir: dir.to_owned(), builtin, listed, found: OnceCell::new() })
     }
 
     pub(super) fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// Whether there is a list of what is built in.
+    pub(super) fn has_builtin(&self) -> bool {
+        !self.builtin.is_empty()
     }
 
     pub(super) fn is_builtin(&self, name: &str) -> bool {
@@ -73,6 +73,18 @@ impl Index {
             None => content::dependencies(source),
         }
     }
+}
+
+/// What a `modules.dep` says. What leads out of the folder, or makes no sense, is as if it were not there.
+pub(crate) fn listed_in(text: &str) -> Listed {
+    let mut listed = Listed::new();
+    for line in text.lines() {
+        let Some((file, dependencies)) = line.split_once(':') else { continue };
+        let Some(name) = module_of(file).filter(|_| is_inside(file)) else { continue };
+        let dependencies = dependencies.split_whitespace().filter_map(module_of).collect();
+        listed.insert(name, (file.to_owned(), dependencies));
+    }
+    listed
 }
 
 fn read_if_there(path: &Path) -> Result<String, Error> {

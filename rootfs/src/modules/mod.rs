@@ -3,13 +3,16 @@
 mod content;
 mod index;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use crate::Error;
 use index::Index;
+
+#[cfg(fuzzing)]
+pub(crate) use {content::Info, index::listed_in};
 
 /// What depmod and the kernel's build leave beside the modules, and we read.
 const INDEX_FILES: &[&str] = &["modules.builtin", "modules.dep", "modules.order"];
@@ -26,12 +29,24 @@ pub struct Module {
 }
 
 impl Module {
-    /// The module itself: decompressed, otherwise not a byte changed.
+    /// The module itself, decompressed and otherwise not a byte changed, for the kernel of `release`; which that is may
+    /// be [`UNKNOWN`](crate::kernel::UNKNOWN).
     ///
     /// # Errors
-    /// The file can't be read or decompressed.
-    pub fn read(&self) -> Result<Vec<u8>, Error> {
-        content::read(&self.source)
+    /// The file can't be read or decompressed, is no module, or is one of another kernel.
+    pub fn read_for(&self, release: &str) -> Result<Vec<u8>, Error> {
+        let bytes = content::read(&self.source)?;
+        let made_for = content::Info::of(&bytes).map_err(|why| Error::file(&self.source, why))?.release;
+        match made_for {
+            Some(own) if own != release && release != crate::kernel::UNKNOWN => Err(Error::file(
+                &self.source,
+                format!(
+                    "a module for Linux {own}, and the kernel is {release}: give the modules of that kernel with \
+                     --modules-dir"
+                ),
+            )),
+            _ => Ok(bytes),
+        }
     }
 }
 
@@ -56,6 +71,31 @@ pub fn files(dir: &Path, names: &[&str]) -> Result<Vec<PathBuf>, Error> {
     let modules = closure(dir, names)?.into_iter().map(|module| module.source);
     let index = INDEX_FILES.iter().map(|name| dir.join(name)).filter(|path| path.is_file());
     Ok(modules.chain(index).collect())
+}
+
+/// What is where in a modules' folder.
+pub(crate) struct Found(Index);
+
+impl Found {
+    /// Reads the folder's own lists.
+    pub(crate) fn read(dir: &Path) -> Result<Self, Error> {
+        Index::read(dir).map(Self)
+    }
+
+    /// The file of such a module.
+    pub(crate) fn file(&self, name: &str) -> Result<Option<PathBuf>, Error> {
+        Ok(self.0.file(&normal(name))?.map(|file| self.0.dir().join(file)))
+    }
+
+    /// Whether it is listed as built into the kernel.
+    pub(crate) fn is_builtin(&self, name: &str) -> bool {
+        self.0.is_builtin(&normal(name))
+    }
+
+    /// Whether there is a list of what is built in.
+    pub(crate) fn lists_builtin(&self) -> bool {
+        self.0.has_builtin()
+    }
 }
 
 /// The kernel takes `-` and `_` in a module's name for the same.

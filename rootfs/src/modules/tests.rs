@@ -5,9 +5,10 @@ use std::io::Write;
 
 use super::*;
 
-/// A relocatable ELF of one section, `.modinfo`, beside the names of sections.
-fn module(depends: &str) -> Vec<u8> {
-    let info = format!("license=GPL\0depends={depends}\0name=x\0").into_bytes();
+/// A module for Linux 6.1 that depends on others: a relocatable ELF of one section, `.modinfo`, beside the names of
+/// sections.
+pub(crate) fn module(depends: &str) -> Vec<u8> {
+    let info = format!("license=GPL\0depends={depends}\0name=x\0vermagic=6.1 SMP mod_unload \0").into_bytes();
     let names = b"\0.modinfo\0.shstrtab\0";
     let (info_at, names_at) = (64, 64 + info.len());
     let table_at = (names_at + names.len()).next_multiple_of(8);
@@ -67,7 +68,7 @@ fn without_an_index_the_modules_themselves_tell() {
     let modules = closure(dir.path(), &["virtio_mmio", "ext4", "virtio-ring"]).unwrap();
     assert_eq!(names(&modules), ["virtio", "virtio_ring", "virtio_mmio"]);
     assert_eq!(modules[0].path, "kernel/virtio/virtio.ko");
-    assert_eq!(modules[0].read().unwrap(), module(""));
+    assert_eq!(modules[0].read_for("6.1").unwrap(), module(""));
     let files = files(dir.path(), &["virtio_ring"]).unwrap();
     assert_eq!(files.len(), 3);
     assert!(files[2].ends_with("modules.builtin"));
@@ -103,4 +104,69 @@ fn what_is_missing_is_named() {
 fn updates_go_before_the_kernels_own() {
     let dir = tree(&[("kernel/a.ko", module("")), ("updates/a.ko", module(""))]);
     assert_eq!(closure(dir.path(), &["a"]).unwrap()[0].path, "updates/a.ko");
+}
+
+/// The bytes in each packing that modules come in, by the ending of the file's name.
+fn packed(bytes: &[u8]) -> [(&'static str, Vec<u8>); 4] {
+    let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gz.write_all(bytes).unwrap();
+    let mut xz = lzma_rust2::XzWriter::new(Vec::new(), lzma_rust2::XzOptions::with_preset(1)).unwrap();
+    xz.write_all(bytes).unwrap();
+    let zst = ruzstd::encoding::compress_to_vec(bytes, ruzstd::encoding::CompressionLevel::Fastest);
+    [
+        ("ko", bytes.to_vec()),
+        ("ko.gz", gz.finish().unwrap()),
+        ("ko.xz", xz.finish().unwrap()),
+        ("ko.zst", zst),
+    ]
+}
+
+#[test]
+fn module_in_each_packing_is_read_and_a_truncated_one_refused() {
+    for (ending, bytes) in packed(&module("b")) {
+        let name = format!("kernel/a.{ending}");
+        let dir = tree(&[(&name, bytes.clone()), ("kernel/b.ko", module(""))]);
+        let modules = closure(dir.path(), &["a"]).unwrap();
+        assert_eq!(names(&modules), ["b", "a"], "{ending}");
+        assert_eq!(modules[1].path, "kernel/a.ko");
+        assert_eq!(modules[1].read_for("6.1").unwrap(), module("b"), "{ending}");
+        for cut in [0, 5, bytes.len() / 2, bytes.len() - 1] {
+            fs::write(dir.path().join(&name), &bytes[..cut]).unwrap();
+            let error = modules[1].read_for("6.1").unwrap_err().to_string();
+            assert!(error.contains(&name) && error.contains("truncated"), "{ending} {cut}: {error}");
+            assert!(closure(dir.path(), &["a"]).is_err(), "{ending} {cut}");
+        }
+    }
+}
+
+#[test]
+fn module_of_another_kernel_is_refused_with_both_releases() {
+    let dir = tree(&[("kernel/a.ko", module(""))]);
+    let modules = closure(dir.path(), &["a"]).unwrap();
+    let error = modules[0].read_for("6.1.0-9-x").unwrap_err().to_string();
+    for word in ["kernel/a.ko: ", "for Linux 6.1,", "the kernel is 6.1.0-9-x", "--modules-dir"] {
+        assert!(error.contains(word), "{error}");
+    }
+    assert!(
+        modules[0].read_for(crate::kernel::UNKNOWN).is_ok(),
+        "a kernel that tells no release is not known to differ"
+    );
+}
+
+#[test]
+fn index_that_makes_no_sense_is_as_if_it_were_not_there() {
+    let dir = tree(&[
+        ("kernel/a.ko", module("b")),
+        ("kernel/b.ko", module("")),
+        (
+            "modules.dep",
+            b"/etc/passwd.ko:\nkernel/../../b.ko: kernel/a.ko\n:\n.ko: .ko\nkernel/.ko:\nkernel/a.ko\n\xff\xfe.ko: \xff\n\
+            kernel/gone.ko: kernel/a.ko\n"
+                .to_vec(),
+        ),
+    ]);
+    assert_eq!(names(&closure(dir.path(), &["a"]).unwrap()), ["b", "a"]);
+    // It is listed, and it is not there.
+    assert!(closure(dir.path(), &["gone"]).unwrap_err().to_string().starts_with("no module gone in "));
+    assert!(closure(dir.path(), &["passwd", "/etc/passwd"]).is_err());
 }

@@ -5,6 +5,7 @@
 
 pub mod agent;
 pub mod cases;
+pub mod check;
 pub mod console;
 pub mod evidence;
 pub mod gate;

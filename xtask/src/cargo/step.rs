@@ -20,6 +20,7 @@ pub(crate) struct Step {
     arguments: Vec<OsString>,
     environment: Vec<(&'static str, OsString)>,
     counted: bool,
+    lacking: Option<String>,
 }
 
 /// How a step went.
@@ -48,7 +49,7 @@ impl Step {
     /// The step that runs cargo with `arguments`, parted by spaces.
     pub(crate) fn new(title: &str, arguments: &str) -> Self {
         let arguments = arguments.split(' ').map(OsString::from).collect();
-        Self { title: title.to_owned(), arguments, environment: Vec::new(), counted: true }
+        Self { title: title.to_owned(), arguments, environment: Vec::new(), counted: true, lacking: None }
     }
 
     /// With one argument more, which may hold anything.
@@ -69,11 +70,21 @@ impl Step {
         self
     }
 
+    /// This machine lacks something for it, said in one line: it then fails with no more than that.
+    pub(crate) fn lacking(mut self, what: Option<String>) -> Self {
+        self.lacking = what;
+        self
+    }
+
     /// Runs it in `root`, its output passed on to `stream`. ^C ends all of its processes.
     ///
     /// # Errors
     /// It can't be started, or our own output is closed; a step that fails is no error.
     pub(crate) fn run(&self, root: &Path, stream: Stream) -> anyhow::Result<Ran> {
+        if let Some(what) = &self.lacking {
+            ui::error(what);
+            return Ok(Ran { ok: false, counts: Counts::default(), counted: self.counted });
+        }
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let failed = || format!("failed to run `cargo {}`", self.arguments.join(OsStr::new(" ")).display());
         let mut child = Command::new(&cargo)

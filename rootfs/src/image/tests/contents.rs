@@ -118,7 +118,11 @@ fn modules_are_listed_in_their_order() {
     let dir = tempfile::tempdir().unwrap();
     let module = |name: &str| Module {
         name: name.into(),
-        source: host_file(dir.path(), &format!("{name}.ko"), name, 0o644),
+        source: {
+            let path = dir.path().join(format!("{name}.ko"));
+            fs::write(&path, crate::modules::tests::module(name)).unwrap();
+            path
+        },
         path: format!("kernel/{name}.ko"),
     };
     let modules = vec![module("z"), module("a")];
@@ -128,7 +132,7 @@ fn modules_are_listed_in_their_order() {
         map["etc/kiln/modules"].content,
         b"/lib/modules/6.1/kernel/z.ko\n/lib/modules/6.1/kernel/a.ko\n"
     );
-    assert_eq!(map["lib/modules/6.1/kernel/a.ko"].content, b"a");
+    assert_eq!(map["lib/modules/6.1/kernel/a.ko"].content, crate::modules::tests::module("a"));
     assert!(as_format(&ImageSpec { release: String::new(), ..spec }, Format::default()).is_err());
 }
 

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
+use kiln_rootfs::kernel::check::need;
 use kiln_vmm::chain;
 use kiln_vmm::machine::{ConsoleEnd, Ended, Machine, MachineError, MachineIo, Stopper};
 use kiln_vmm::outcome::Outcome;
@@ -205,7 +206,12 @@ fn report(plan: &Plan, shared: &Shared, ended: &Ended, mut progress: Progress, b
         Verdict::Vmm => Some(format!("the machine failed: {:?}", ended.outcome)),
         Verdict::Untestable => Some(console.no_port.as_ref().map_or_else(
             || "no assertion ran".to_owned(),
-            |missing| format!("the guest has no port to its agent; its kernel looks to lack {missing}"),
+            |missing| {
+                format!(
+                    "the guest has no port to its agent; its kernel looks to lack {}",
+                    with_purposes(missing)
+                )
+            },
         )),
         Verdict::Hang if stuck => {
             Some(format!("the guest did not power off within {GRACE:?} of being asked to"))
@@ -231,6 +237,15 @@ fn report(plan: &Plan, shared: &Shared, ended: &Ended, mut progress: Progress, b
     }
 }
 
+/// The options that a guest's agent misses, each with what it is for. The guest wrote them: what is no option stays.
+fn with_purposes(missing: &str) -> String {
+    let purpose = |option: &str| match need(option) {
+        Some(need) => format!("{option} ({})", need.purpose),
+        None => option.to_owned(),
+    };
+    missing.split(", ").map(purpose).collect::<Vec<_>>().join(", ")
+}
+
 /// The UART's output on its way to the evidence, the reader of reports, and the onlooker.
 struct Tap {
     shared: Arc<Shared>,
@@ -252,5 +267,18 @@ impl Write for Tap {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn missing_options_are_told_with_what_they_are_for() {
+        let said = with_purposes("CONFIG_VIRTIO_CONSOLE, nonsense, CONFIG_ACPI");
+        assert!(
+            said.starts_with("CONFIG_VIRTIO_CONSOLE (the agent's port to the host), nonsense, CONFIG_ACPI (")
+        );
     }
 }

@@ -17,7 +17,7 @@ use crate::lab::{GUEST_KERNEL, GUEST_MODULES};
 /// What a user asked for; the defaults are what they get who ask for nothing.
 #[derive(Clone, Debug)]
 pub struct Recipe {
-    /// The kernel; the distribution's cloud kernel if none is given.
+    /// The kernel: a file, or a release where there is no such file; the distribution's cloud kernel if none is given.
     pub kernel: Option<PathBuf>,
     /// The folder with the modules of [`Recipe::kernel`] (`…/lib/modules/RELEASE`).
     pub modules_dir: Option<PathBuf>,
@@ -91,7 +91,7 @@ impl Recipe {
     /// It is missing, or can't be fetched.
     pub fn kernel(&self, cache: &Cache, progress: &dyn Progress) -> Result<KernelFiles, kiln_rootfs::Error> {
         match &self.kernel {
-            Some(image) => kernel::from_files(image, self.modules_dir.as_deref()),
+            Some(name) => kernel::find(cache, name, self.modules_dir.as_deref(), progress),
             None => kernel::fetch(cache, None, progress),
         }
     }

@@ -1,5 +1,7 @@
 //! `ci`: what CI runs, with a heading and a time for each step.
 
+mod fuzz;
+
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -14,7 +16,7 @@ use crate::ui::{self, Align, Stream, Style, Table, paint};
 /// Options of `ci`.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
-    /// Add the steps that take long: the suite without KVM, twenty smoke runs in a row, the benchmark
+    /// Add the steps that take long: the suite without KVM, twenty smoke runs in a row, the benchmark, fuzzing
     #[arg(long)]
     full: bool,
 }
@@ -35,7 +37,11 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
     let root = workspace(&cargo)?;
     let began = Instant::now();
     let mut all = Vec::new();
-    for step in steps(args.full) {
+    let mut steps = steps(args.full);
+    if args.full {
+        steps.extend(fuzz::steps(&root)?);
+    }
+    for step in steps {
         heading(&step.title)?;
         let started = Instant::now();
         let ran = step.run(&root, Stream::Stdout)?;

@@ -1,5 +1,10 @@
 //! `kernel`: kernels in the cache.
 
+mod available;
+mod check;
+
+use std::path::PathBuf;
+
 use anyhow::Result;
 use clap::Subcommand;
 use kiln::rootfs::cache::Cache;
@@ -26,7 +31,9 @@ enum Action {
     /// Fetch the distribution's packaged kernel with its modules; needs no root
     Fetch(Fetch),
     /// List the kernels in the cache
-    List,
+    List(List),
+    /// Tell what a kernel is, and which options that a guest needs it lacks
+    Check(check::Args),
 }
 
 /// Options of `kernel fetch`.
@@ -35,6 +42,19 @@ struct Fetch {
     /// Kernel version, as far as it matters: 6.12; without it the distribution's default
     #[arg(long, value_name = "VERSION")]
     release: Option<String>,
+
+    /// Package with a kernel, such as `make bindeb-pkg` leaves, in place of the distribution's; again for one with its
+    /// modules
+    #[arg(long = "package", value_name = "FILE.deb", conflicts_with = "release")]
+    packages: Vec<PathBuf>,
+}
+
+/// Options of `kernel list`.
+#[derive(clap::Args, Debug)]
+struct List {
+    /// List the distribution's kernels, which `kernel fetch --release` brings
+    #[arg(long)]
+    available: bool,
 }
 
 impl Args {
@@ -42,7 +62,8 @@ impl Args {
     pub(crate) fn name(&self) -> &'static str {
         match self.action {
             Action::Fetch(_) => "kernel fetch",
-            Action::List => "kernel list",
+            Action::List(_) => "kernel list",
+            Action::Check(_) => "kernel check",
         }
     }
 }
@@ -69,14 +90,19 @@ impl From<&KernelFiles> for Kernel {
     }
 }
 
-/// Fetches or lists.
+/// Fetches, lists or checks.
 pub(crate) fn run(args: Args) -> Result<Exit> {
     let json = args.json.to();
     let name = args.name();
     let cache = Cache::open(None)?;
     let kernels = match args.action {
-        Action::Fetch(fetch) => vec![kernel::fetch(&cache, fetch.release.as_deref(), &Bars::new())?],
-        Action::List => kernel::list(&cache)?,
+        Action::Fetch(fetch) if fetch.packages.is_empty() => {
+            vec![kernel::fetch(&cache, fetch.release.as_deref(), &Bars::new())?]
+        }
+        Action::Fetch(fetch) => vec![kernel::from_packages(&cache, &fetch.packages, &Bars::new())?],
+        Action::List(List { available: true }) => return available::run(&cache, &json),
+        Action::List(List { available: false }) => kernel::list(&cache)?,
+        Action::Check(args) => return check::run(args, &json),
     };
     let kernels: Vec<Kernel> = kernels.iter().map(Kernel::from).collect();
     show(&kernels, &json)?;

@@ -1,0 +1,4 @@
+//! Configurations of kernels.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| kiln_rootfs::fuzzing::config(bytes));
