@@ -6,6 +6,7 @@
 pub mod archive;
 mod base;
 mod contents;
+mod digest;
 mod ext4;
 mod format;
 mod hashing;
@@ -28,6 +29,7 @@ use crate::Error;
 use crate::cache::{Cache, Key};
 use crate::modules::Module;
 
+pub use digest::sha256;
 pub use format::{Compression, Format};
 pub use listing::{Listed, list};
 
