@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -50,21 +51,45 @@ pub fn build(cache: &Cache, progress: &dyn Progress) -> Result<PathBuf, Error> {
             ),
         ));
     }
-    let compiler = run(clean("rustc").arg("-vV").current_dir(workspace), "-vV");
-    let compiler = compiler.map_err(|error| match error {
-        absent if is_absent(&absent) => Error::file(
-            workspace,
-            format!("the agent can't be built from here without rustc: install Rust, or name an agent in {VARIABLE}"),
-        ),
-        other => other,
-    })?;
-    let mut key = Key::new("agent-1").field("rustc", &compiler.stdout);
+    let compiler = compiler(cache, workspace)?;
+    let mut key = Key::new("agent-1").field("rustc", &compiler);
     for path in sources(workspace)? {
         let label = path.strip_prefix(workspace).unwrap_or(&path).to_string_lossy().into_owned();
         key = key.file(&label, &path)?;
     }
     let entry = cache.entry("agent", &key, |dir| compile(cache, workspace, dir, progress))?;
     Ok(entry.join(NAME))
+}
+
+/// What rustc says of its version. Under `cargo` the toolchain is known, and asked only once: it takes rustup longer to
+/// find than all else here.
+fn compiler(cache: &Cache, workspace: &Path) -> Result<Vec<u8>, Error> {
+    let ask = || {
+        let output = run(clean("rustc").arg("-vV").current_dir(workspace), "-vV");
+        output.map(|output| output.stdout).map_err(|error| match error {
+            absent if is_absent(&absent) => Error::file(
+                workspace,
+                format!("the agent can't be built from here without rustc: install Rust, or name an agent in {VARIABLE}"),
+            ),
+            other => other,
+        })
+    };
+    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let (Some(home), Some(toolchain)) = (variable("RUSTUP_HOME"), variable("RUSTUP_TOOLCHAIN")) else {
+        return ask();
+    };
+    let Ok(rustc) = fs::metadata(home.join("toolchains").join(toolchain).join("bin/rustc")) else {
+        return ask();
+    };
+    let identity =
+        format!("{} {} {} {}.{}", rustc.dev(), rustc.ino(), rustc.size(), rustc.mtime(), rustc.mtime_nsec());
+    let key = Key::new("rustc-1").field("identity", identity.as_bytes());
+    let entry = cache.entry("rustc", &key, |dir| {
+        let path = dir.join("version");
+        fs::write(&path, ask()?).map_err(Error::io("write", &path))
+    })?;
+    let path = entry.join("version");
+    fs::read(&path).map_err(Error::io("read", &path))
 }
 
 fn compile(cache: &Cache, workspace: &Path, to: &Path, progress: &dyn Progress) -> Result<(), Error> {

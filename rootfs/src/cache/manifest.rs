@@ -1,7 +1,7 @@
 //! What an entry was made of, so that one which was cut off or changed is noticed before it is used.
 //!
-//! A file whose size and times are as they were is taken for what it was; one whose times differ is read again: a
-//! cache that was copied or restored keeps its content and gets new times.
+//! A file whose size and times are as they were is taken for what it was; one whose times differ is read again, unless
+//! it is large: a cache that was copied or restored keeps its content and gets new times.
 
 use std::fs::{self, Metadata};
 use std::io::Write;
@@ -18,6 +18,10 @@ use crate::Error;
 const NAME: &str = ".kiln-entry";
 /// What it begins with.
 const MAGIC: &str = "kiln entry 1\n";
+/// A larger file is known by its times alone: nobody waits for it to be read twice.
+const LARGE: u64 = 256 << 20;
+/// What stands for its hash.
+const UNREAD: &str = "-";
 /// Ends a record: the one byte that no path has in it.
 const END: u8 = 0;
 
@@ -65,7 +69,9 @@ pub(super) fn holds(entry: &Path) -> bool {
         if stamp == record.stamp {
             continue;
         }
-        if stamp.size != record.stamp.size || !hash_of(&path, &metadata).is_ok_and(|hash| hash == record.hash)
+        if record.hash == UNREAD
+            || stamp.size != record.stamp.size
+            || !hash_of(&path, &metadata).is_ok_and(|hash| hash == record.hash)
         {
             return false;
         }
@@ -77,6 +83,14 @@ pub(super) fn holds(entry: &Path) -> bool {
         let _ = save(entry, &records);
     }
     true
+}
+
+/// The SHA-256 of a file in an entry, in hexadecimal, if its account has it and the file is as it was then.
+pub(super) fn known(file: &Path) -> Option<String> {
+    let records = parse(&fs::read(file.parent()?.join(NAME)).ok()?)?;
+    let record = records.into_iter().find(|record| file.file_name() == Some(record.path.as_os_str()))?;
+    let stamp = Stamp::of(&fs::symlink_metadata(file).ok()?);
+    (stamp == record.stamp && record.hash != UNREAD).then_some(record.hash)
 }
 
 /// Whether there is an account in `entry`.
@@ -95,7 +109,7 @@ fn collect(entry: &Path, below: &Path, records: &mut Vec<Record>) -> Result<(), 
         let metadata = fs::symlink_metadata(&path).map_err(Error::io("measure", &path))?;
         if metadata.is_dir() {
             collect(entry, &inside, records)?;
-        } else {
+        } else if inside != Path::new(NAME) {
             records.push(Record {
                 hash: hash_of(&path, &metadata)?,
                 stamp: Stamp::of(&metadata),
@@ -108,7 +122,7 @@ fn collect(entry: &Path, below: &Path, records: &mut Vec<Record>) -> Result<(), 
 
 fn hash_of(path: &Path, metadata: &Metadata) -> Result<String, Error> {
     if metadata.is_file() {
-        return sha256_of_file(path);
+        return if metadata.size() > LARGE { Ok(UNREAD.to_owned()) } else { sha256_of_file(path) };
     }
     if metadata.is_symlink() {
         let target = fs::read_link(path).map_err(Error::io("read", path))?;
@@ -204,6 +218,29 @@ mod tests {
             assert!(!holds(dir.path()), "{length}");
         }
         fs::remove_file(&account).unwrap();
+        assert!(!holds(dir.path()));
+    }
+
+    #[test]
+    fn hash_is_known_of_a_file_as_it_was() {
+        let dir = entry();
+        let file = dir.path().join("file");
+        fs::write(&file, "abc").unwrap();
+        assert_eq!(known(&file), None);
+        write(dir.path()).unwrap();
+        assert_eq!(known(&file), Some(sha256_of_file(&file).unwrap()));
+        fs::write(&file, "abd").unwrap();
+        assert_eq!(known(&file), None);
+    }
+
+    #[test]
+    fn large_file_is_known_by_its_times_alone() {
+        let dir = entry();
+        let file = fs::File::create(dir.path().join("large")).unwrap();
+        file.set_len(LARGE + 1).unwrap();
+        write(dir.path()).unwrap();
+        assert!(holds(dir.path()) && known(&dir.path().join("large")).is_none());
+        file.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
         assert!(!holds(dir.path()));
     }
 

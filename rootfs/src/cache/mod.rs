@@ -47,6 +47,7 @@ pub const KNOWN: &[&str] = &[
     "panics",
     "qemu",
     "runs",
+    "rustc",
     "tmp",
     "vmlinux",
 ];
@@ -262,6 +263,13 @@ pub fn remove(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,
     }
+}
+
+/// The SHA-256 of a file in an entry, in hexadecimal, if it was taken when the entry was made and the file has not
+/// changed since.
+#[must_use]
+pub fn known_sha256(file: &Path) -> Option<String> {
+    manifest::known(file)
 }
 
 /// The SHA-256 of a file's content, in hexadecimal.

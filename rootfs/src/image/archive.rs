@@ -10,6 +10,7 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Cursor, Read};
 use std::path::Path;
 
+use ruzstd::decoding::StreamingDecoder;
 use sha2::{Digest, Sha256};
 
 use super::listing::Listed;
@@ -69,8 +70,14 @@ pub fn read(mut input: impl Read) -> Result<Vec<Entry>, Error> {
     match *start {
         [0x1f, 0x8b, ..] => Reader::new(flate2::read::MultiGzDecoder::new(whole)).all(),
         [0x28, 0xb5, 0x2f, 0xfd, ..] => {
-            let decoder = ruzstd::decoding::StreamingDecoder::new(whole);
-            Reader::new(decoder.map_err(|error| wrong(0, error))?).all()
+            let decoder = StreamingDecoder::new(whole).map_err(|error| wrong(0, error))?;
+            let mut reader = Reader::new(decoder);
+            let entries = reader.all()?;
+            let frame = &reader.input.get_ref().get_ref().decoder;
+            match (frame.get_checksum_from_data(), frame.get_calculated_checksum()) {
+                (Some(said), Some(is)) if said != is => Err(wrong(reader.at, "its checksum is another")),
+                _ => Ok(entries),
+            }
         }
         _ if start == MAGIC => Reader::new(whole).all(),
         _ => Err(wrong(0, "no cpio archive in newc format, and not one packed by gzip or zstd")),
@@ -107,7 +114,7 @@ impl<R: Read> Reader<R> {
         Self { input, at: 0, text: 0, buffer: vec![0; 64 << 10] }
     }
 
-    fn all(mut self) -> Result<Vec<Entry>, Error> {
+    fn all(&mut self) -> Result<Vec<Entry>, Error> {
         let mut entries = Vec::new();
         loop {
             match self.entry()? {

@@ -1,11 +1,12 @@
 //! Guest images: the agent, modules and whatever else is asked for, as an initial RAM disk or a disk, the same
 //! bytes for the same content wherever and whenever it is made.
 //!
-//! What goes in becomes a [`tree`]; each format is another way to write it.
+//! What goes in becomes a tree of paths; each format is another way to write it.
 
 pub mod archive;
 mod base;
 mod contents;
+mod digest;
 mod ext4;
 mod format;
 mod hashing;
@@ -29,6 +30,7 @@ use crate::cache::{Cache, Key};
 use crate::modules::Module;
 pub use base::PROMPT;
 
+pub use digest::sha256;
 pub use format::{Compression, Format};
 pub use listing::{Listed, list};
 
@@ -97,7 +99,7 @@ fn write_plain(spec: &ImageSpec, format: Format, output: &mut (impl Write + Seek
 pub fn build(cache: &Cache, spec: &ImageSpec, format: Format) -> Result<PathBuf, Error> {
     let mut scratch = cache.scratch()?;
     let mut output = Hashing::new(scratch.as_file_mut());
-    write_plain(spec, format, &mut output)?;
+    write_plain(spec, format, &mut output).map_err(|error| writer::failed_in(error, &cache.tmp()))?;
     // What is compressed is known by what it was before: it is compressed once.
     let hash = output.finish();
     let mut key = Key::new(format.name()).field("sha256", hash.as_bytes());
@@ -114,6 +116,7 @@ pub fn build(cache: &Cache, spec: &ImageSpec, format: Format) -> Result<PathBuf,
             Format::Initramfs(compression) => {
                 let mut packed = File::create(&path).map_err(Error::io("create", &path))?;
                 pack::pack(compression, scratch.as_file_mut(), &mut packed)
+                    .map_err(|error| writer::failed_in(error, &path))
             }
         }
     })?;

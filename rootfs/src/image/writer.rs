@@ -37,8 +37,22 @@ pub(super) fn write(tree: &Tree, output: &mut impl Write) -> Result<(), Error> {
     trailer(output).map_err(failed).map(drop)
 }
 
+/// What an image is called by those who do not know where it is written to.
+const SOMEWHERE: &str = "the image";
+
+/// The image could not be written.
 pub(super) fn failed(source: io::Error) -> Error {
-    Error::Io { what: "write", path: PathBuf::from("the image"), source }
+    Error::Io { what: "write", path: PathBuf::from(SOMEWHERE), source }
+}
+
+/// Says where an image could not be written, if that is what `error` is.
+pub(super) fn failed_in(error: Error, place: &Path) -> Error {
+    match error {
+        Error::Io { what, path, source } if path == Path::new(SOMEWHERE) => {
+            Error::Io { what, path: PathBuf::from(format!("{SOMEWHERE} in {}", place.display())), source }
+        }
+        other => other,
+    }
 }
 
 fn bytes(entry: Builder, path: &str, content: &[u8], output: &mut impl Write) -> Result<(), Error> {

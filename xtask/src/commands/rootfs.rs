@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use kiln::rootfs::cache::{Cache, sha256_of_file};
+use kiln::rootfs::cache::Cache;
 use kiln::rootfs::image::{self, PROMPT};
 use kiln::run::Task;
 use serde::Serialize;
@@ -89,7 +89,7 @@ pub(crate) fn run(args: Args) -> Result<Exit> {
         verify::verify(&contents, format, &built)?;
     }
     let bytes = fs::metadata(&built).with_context(|| format!("failed to measure {}", built.display()))?.len();
-    let sha256 = sha256_of_file(&built)?;
+    let sha256 = image::sha256(&built, &bars)?;
     if let Some(output) = output {
         output.write(&built)?;
     }

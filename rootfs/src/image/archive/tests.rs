@@ -83,7 +83,10 @@ fn compressed_archive_that_is_damaged_or_without_end_is_refused() {
     assert!(entries(&gzip[..gzip.len() / 2]).is_err());
     let zstd = ruzstd::encoding::compress_to_vec(&*end(), ruzstd::encoding::CompressionLevel::Fastest);
     assert_eq!(entries(&zstd).unwrap(), []);
-    for length in 0..zstd.len() - 4 {
+    for length in 0..zstd.len() {
         assert!(entries(&zstd[..length]).is_err(), "{length}");
     }
+    let mut other = zstd.clone();
+    *other.last_mut().unwrap() ^= 1;
+    assert_wrong(&other, 124, "its checksum");
 }
