@@ -1,5 +1,9 @@
 //! `kernel`: kernels in the cache.
 
+mod build;
+
+pub(crate) use build::summary;
+
 use anyhow::Result;
 use clap::Subcommand;
 use kiln::rootfs::cache::Cache;
@@ -27,6 +31,8 @@ enum Action {
     Fetch(Fetch),
     /// List the kernels in the cache
     List,
+    /// Build a kernel from source, or as much of it as has changed
+    Build(build::Build),
 }
 
 /// Options of `kernel fetch`.
@@ -43,6 +49,7 @@ impl Args {
         match self.action {
             Action::Fetch(_) => "kernel fetch",
             Action::List => "kernel list",
+            Action::Build(_) => "kernel build",
         }
     }
 }
@@ -77,6 +84,7 @@ pub(crate) fn run(args: Args) -> Result<Exit> {
     let kernels = match args.action {
         Action::Fetch(fetch) => vec![kernel::fetch(&cache, fetch.release.as_deref(), &Bars::new())?],
         Action::List => kernel::list(&cache)?,
+        Action::Build(args) => return build::run(&args, name, &json),
     };
     let kernels: Vec<Kernel> = kernels.iter().map(Kernel::from).collect();
     show(&kernels, &json)?;
