@@ -16,7 +16,9 @@ const LOG: &str = "build.log";
 const LINE_MAX: u64 = 64 << 10;
 
 /// What kbuild says of steps that it takes each time, whether or not they make anything.
-const IDLE: &[&str] = &["CALL", "CHK", "CHECK", "DESCEND", "INSTALL", "SYNC", "BUILD", "MODPOST"];
+const IDLE: &[&str] = &["CALL", "CHK", "DESCEND", "INSTALL", "SYNC"];
+/// The Makefile that kbuild writes into a build folder each time.
+const IDLE_OBJECT: &str = "Makefile";
 
 /// make for one place.
 pub(super) struct Make<'a> {
@@ -84,7 +86,7 @@ impl<'a> Make<'a> {
                 self.keep(line);
                 if let Some((verb, object)) = step(&String::from_utf8_lossy(line)) {
                     work.step(object);
-                    made.0 += u64::from(!IDLE.contains(&verb));
+                    made.0 += u64::from(!IDLE.contains(&verb) && object != IDLE_OBJECT);
                 }
             });
             made
