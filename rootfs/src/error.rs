@@ -89,6 +89,38 @@ pub enum Error {
         /// Who needs it.
         program: PathBuf,
     },
+    /// What a kernel is built with is not installed.
+    #[error("to build a kernel, this host lacks {missing}: `{mend}` (Debian, Ubuntu)")]
+    NoTools {
+        /// Programs and headers.
+        missing: String,
+        /// The command that installs them.
+        mend: String,
+    },
+    /// Options that were asked for and that a kernel's configuration can't have.
+    #[error("not in the kernel's configuration: {unmet}")]
+    Options {
+        /// Each with the reason.
+        unmet: String,
+    },
+    /// A kernel does not build; what its make said was passed on already.
+    #[error("{what} failed ({status}); all that it said is in {}", log.display())]
+    Make {
+        /// The command.
+        what: String,
+        /// How it ended.
+        status: String,
+        /// Where its output is.
+        log: PathBuf,
+    },
+    /// A module that this kernel does not make.
+    #[error("no module {name}: {why}")]
+    Module {
+        /// Its name.
+        name: String,
+        /// Why not.
+        why: String,
+    },
     /// What an image was asked to hold makes no sense.
     #[error("the image can't have {path}: {why}")]
     Image {

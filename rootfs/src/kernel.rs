@@ -1,5 +1,6 @@
 //! Kernels: the distribution's own, or one from a file.
 
+pub mod build;
 pub mod check;
 pub(crate) mod header;
 mod package;

@@ -6,6 +6,8 @@ pub trait Progress: Sync {
     fn begin(&self, what: &str, total_bytes: Option<u64>);
     /// So many bytes more are done.
     fn advance(&self, bytes: u64);
+    /// One step more is done, of work that is counted in steps; `at` is what it was about.
+    fn step(&self, at: &str);
     /// The work that was begun is done.
     fn end(&self);
     /// A line that stays.
@@ -19,6 +21,7 @@ pub struct Silent;
 impl Progress for Silent {
     fn begin(&self, _what: &str, _total_bytes: Option<u64>) {}
     fn advance(&self, _bytes: u64) {}
+    fn step(&self, _at: &str) {}
     fn end(&self) {}
     fn note(&self, _line: &str) {}
 }
@@ -34,6 +37,10 @@ impl<'a> Work<'a> {
 
     pub(crate) fn advance(&self, bytes: u64) {
         self.0.advance(bytes);
+    }
+
+    pub(crate) fn step(&self, at: &str) {
+        self.0.step(at);
     }
 }
 

@@ -40,6 +40,7 @@ const TAG_NAME: &str = "CACHEDIR.TAG";
 pub const KNOWN: &[&str] = &[
     TAG_NAME,
     "agent",
+    "build",
     "busybox",
     "ignored.jsonl",
     "images",

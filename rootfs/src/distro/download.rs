@@ -95,6 +95,7 @@ mod tests {
         fn advance(&self, bytes: u64) {
             self.0.fetch_add(bytes, Ordering::SeqCst);
         }
+        fn step(&self, _at: &str) {}
         fn end(&self) {}
         fn note(&self, _line: &str) {}
     }

@@ -21,7 +21,7 @@ use crate::{interrupt, ui};
 pub(crate) enum Command {
     /// Say what this machine can do, what would be skipped, and how to mend it
     Doctor(doctor::Args),
-    /// Fetch, list and check kernels
+    /// Fetch, build, list and check kernels
     Kernel(kernel::Args),
     /// Make a guest image, and boot it
     Rootfs(Box<rootfs::Args>),

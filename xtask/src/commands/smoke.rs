@@ -2,19 +2,28 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use anyhow::{Context, Result};
 use kiln::rootfs::cache::Cache;
-use kiln::run::Task;
+use kiln::rootfs::kernel::build::{self, BuildSpec};
+use kiln::run::{Recipe, Task};
 
 use crate::exit::Exit;
 use crate::guest::{self, Show};
-use crate::options::{JsonOption, MachineOptions};
-use crate::ui;
+use crate::options::{BuildOptions, JsonOption, MachineOptions};
+use crate::ui::{self, Bars, Stream};
 
 /// Options of `smoke`.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
+    /// Source tree of a kernel, which is built first, or as much of it as has changed
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["kernel", "modules_dir"])]
+    src: Option<PathBuf>,
+
+    #[command(flatten)]
+    build: BuildOptions,
+
     #[command(flatten)]
     machine: MachineOptions,
 
@@ -30,7 +39,10 @@ pub(crate) struct Args {
 pub(crate) fn run(args: Args) -> Result<Exit> {
     let json = args.json.to();
     let cache = Cache::open(None)?;
-    let recipe = guest::recipe(&args.machine, None);
+    let mut recipe = guest::recipe(&args.machine, None);
+    if let Some(source) = &args.src {
+        build(&cache, &args.build.spec(source), &mut recipe)?;
+    }
     let done = guest::boot(
         &cache,
         &recipe,
@@ -51,6 +63,17 @@ pub(crate) fn run(args: Args) -> Result<Exit> {
     let stream = ui::stream(&json);
     ui::line(stream, &guest::summary(&done, stream))?;
     Ok(exit)
+}
+
+/// Builds the kernel that is to be booted, with the modules that a guest can't do without.
+fn build(cache: &Cache, spec: &BuildSpec, recipe: &mut Recipe) -> Result<()> {
+    let spec = BuildSpec { modules_if_any: Recipe::MODULES, ..spec.clone() };
+    let began = Instant::now();
+    let built = build::build(cache, &spec, &Bars::new())?;
+    ui::line(Stream::Stderr, &super::kernel::summary(&built, began.elapsed()))?;
+    recipe.kernel = Some(built.files.image);
+    recipe.modules_dir = built.files.modules_dir;
+    Ok(())
 }
 
 /// Copies the files of `from` into the folder `to`.

@@ -11,7 +11,8 @@ use super::{Stream, line, sanitize};
 /// Work that is done sooner shows no bar.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Shows progress on standard error: a bar when the size of the work is known, else what is done so far.
+/// Shows progress on standard error: a bar when the size of the work is known, else what is done so far, bytes or
+/// steps.
 #[derive(Debug, Default)]
 pub(crate) struct Bars {
     now: Mutex<Option<Bar>>,
@@ -22,6 +23,16 @@ struct Bar {
     bar: ProgressBar,
     began: Instant,
     shown: bool,
+}
+
+impl Bar {
+    fn set_template(&self, template: &str) {
+        self.bar.set_style(
+            ProgressStyle::with_template(template)
+                .unwrap_or_else(|_| ProgressStyle::default_bar())
+                .progress_chars("=> "),
+        );
+    }
 }
 
 impl Bars {
@@ -42,13 +53,10 @@ impl Progress for Bars {
             None => "{msg} {spinner} {bytes} in {elapsed}",
         };
         let bar = ProgressBar::with_draw_target(total_bytes, ProgressDrawTarget::hidden());
-        bar.set_style(
-            ProgressStyle::with_template(template)
-                .unwrap_or_else(|_| ProgressStyle::default_bar())
-                .progress_chars("=> "),
-        );
         bar.set_message(sanitize(what.as_bytes()));
-        self.with(|now| *now = Some(Bar { bar, began: Instant::now(), shown: false }));
+        let bar = Bar { bar, began: Instant::now(), shown: false };
+        bar.set_template(template);
+        self.with(|now| *now = Some(bar));
     }
 
     fn advance(&self, bytes: u64) {
@@ -61,6 +69,18 @@ impl Progress for Bars {
             }
             now.bar.inc(bytes);
         });
+    }
+
+    fn step(&self, at: &str) {
+        self.with(|now| {
+            let Some(now) = now else { return };
+            if now.bar.position() == 0 {
+                now.bar.set_prefix(now.bar.message());
+                now.set_template("{prefix} {spinner} {pos} in {elapsed}, {wide_msg}");
+            }
+            now.bar.set_message(sanitize(at.as_bytes()));
+        });
+        self.advance(1);
     }
 
     fn end(&self) {
@@ -102,5 +122,18 @@ mod tests {
         bars.end();
         bars.end();
         assert!(bars.with(|now| now.is_none()));
+    }
+
+    #[test]
+    fn steps_are_counted_and_the_last_is_named() {
+        let bars = Bars::new();
+        bars.begin("building", None);
+        bars.step("a.o");
+        bars.step("\x1b[2Jb.o");
+        bars.with(|now| {
+            let bar = &now.as_ref().unwrap().bar;
+            assert_eq!((bar.position(), bar.prefix().as_str()), (2, "building"));
+            assert_eq!(bar.message(), "\\u{1b}[2Jb.o");
+        });
     }
 }

@@ -1,9 +1,12 @@
 //! `kernel`: kernels in the cache.
 
 mod available;
+mod build;
 mod check;
 
 use std::path::PathBuf;
+
+pub(crate) use build::summary;
 
 use anyhow::Result;
 use clap::Subcommand;
@@ -32,6 +35,8 @@ enum Action {
     Fetch(Fetch),
     /// List the kernels in the cache
     List(List),
+    /// Build a kernel from source, or as much of it as has changed
+    Build(build::Build),
     /// Tell what a kernel is, and which options that a guest needs it lacks
     Check(check::Args),
 }
@@ -63,6 +68,7 @@ impl Args {
         match self.action {
             Action::Fetch(_) => "kernel fetch",
             Action::List(_) => "kernel list",
+            Action::Build(_) => "kernel build",
             Action::Check(_) => "kernel check",
         }
     }
@@ -102,6 +108,7 @@ pub(crate) fn run(args: Args) -> Result<Exit> {
         Action::Fetch(fetch) => vec![kernel::from_packages(&cache, &fetch.packages, &Bars::new())?],
         Action::List(List { available: true }) => return available::run(&cache, &json),
         Action::List(List { available: false }) => kernel::list(&cache)?,
+        Action::Build(args) => return build::run(&args, name, &json),
         Action::Check(args) => return check::run(args, &json),
     };
     let kernels: Vec<Kernel> = kernels.iter().map(Kernel::from).collect();

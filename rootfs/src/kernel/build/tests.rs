@@ -1,0 +1,212 @@
+//! Builds of trees that only look like kernels, by a make of our own: what is asked of make, and what becomes of
+//! what it says.
+
+use std::ffi::OsString;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Mutex;
+
+use super::*;
+
+pub(super) fn cache() -> (tempfile::TempDir, Cache) {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = Cache::open(Some(folder.path().join("cache"))).unwrap();
+    (folder, cache)
+}
+
+pub(super) fn spec(source: &Path) -> BuildSpec {
+    BuildSpec { source: source.to_owned(), ..BuildSpec::default() }
+}
+
+const KCONFIG: &str = "config X86_64\n\tdef_bool y\nconfig A\n\tbool \"a\"\nconfig B\n\tbool \"b\"\n\tdepends on C\n\
+    config C\n\tbool \"c\"\nconfig D\n\tbool \"d\"\n";
+
+/// A folder that passes for a kernel's tree.
+pub(super) fn tree() -> tempfile::TempDir {
+    let tree = tempfile::tempdir().unwrap();
+    for (path, text) in
+        [("Makefile", ""), ("Kconfig", KCONFIG), ("arch/x86/Kconfig", ""), ("scripts/kconfig/Makefile", "")]
+    {
+        let path = tree.path().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+    tree
+}
+
+/// A make that takes every option but B, NEW and NEWER, compiles one file if the source is newer, and fails where the source says.
+const MAKE: &str = r#"#!/bin/sh
+while [ $# -gt 0 ]; do
+    case $1 in
+        -C) src=$2; out=${out:-$2}; shift ;;
+        O=*) out=${1#O=} ;;
+        *config|bzImage) target=$1 ;;
+    esac
+    shift
+done
+cd "$out" || exit 3
+echo "$target" >> asked
+case $target in
+    olddefconfig) ;;
+    *config)
+        [ -e .config ] && cp .config .config.old
+        { echo CONFIG_X86_64=y; grep -vE 'CONFIG_(B|NEW|NEWER)=' "$KCONFIG_ALLCONFIG"; } | sort -u > .new
+        mv .new .config ;;
+    bzImage)
+        echo "  CALL    scripts/checksyscalls.sh"
+        if grep -q error "$src/Makefile"; then
+            printf 'main.c:1:2: error: \033[1mno\n  one\n  two\n  three\n  four\nmake: *** [main.o] Error 1\n' >&2
+            exit 2
+        fi
+        if [ ! -e main.o ] || [ "$src/Makefile" -nt main.o ]; then
+            echo "  CC      main.o"
+            touch main.o
+        fi
+        mkdir -p arch/x86/boot include/config
+        echo kernel > arch/x86/boot/bzImage
+        echo 6.12.0-test > include/config/kernel.release ;;
+esac
+"#;
+
+struct Host {
+    _folder: tempfile::TempDir,
+    tools: Toolchain,
+    cache: Cache,
+    notes: Notes,
+}
+
+#[derive(Default)]
+struct Notes(Mutex<Vec<String>>);
+
+impl Progress for Notes {
+    fn begin(&self, _what: &str, _total: Option<u64>) {}
+    fn advance(&self, _bytes: u64) {}
+    fn step(&self, _at: &str) {}
+    fn end(&self) {}
+    fn note(&self, line: &str) {
+        self.0.lock().unwrap().push(line.to_owned());
+    }
+}
+
+impl Host {
+    fn new() -> Self {
+        let (folder, cache) = cache();
+        let bin = folder.path().join("bin");
+        fs::create_dir(&bin).unwrap();
+        for (name, script) in [
+            ("make", MAKE),
+            ("cc", "#!/bin/sh\n"),
+            ("flex", "#!/bin/sh\n"),
+            ("bison", "#!/bin/sh\n"),
+            ("bc", ""),
+        ] {
+            fs::write(bin.join(name), script).unwrap();
+            fs::set_permissions(bin.join(name), fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        let tools = Toolchain::of(|name| match name {
+            "PATH" => Some(bin.clone().into()),
+            "MAKE" => Some(bin.join("make").into()),
+            "CC" | "HOSTCC" => Some(bin.join("cc").into()),
+            _ => None::<OsString>,
+        });
+        Self { _folder: folder, tools, cache, notes: Notes::default() }
+    }
+
+    fn build(&self, spec: &BuildSpec) -> Result<Built, Error> {
+        build_with(&self.tools, &self.cache, spec, &self.notes)
+    }
+}
+
+/// A list of options in a file.
+fn list(folder: &Path, name: &str, text: &str) -> String {
+    let path = folder.join(name);
+    fs::write(&path, text).unwrap();
+    path.display().to_string()
+}
+
+fn based(source: &Path, text: &str) -> BuildSpec {
+    BuildSpec { base: Some(list(source, "base", &format!("# over: nothing\n{text}"))), ..spec(source) }
+}
+
+#[test]
+fn what_has_not_changed_is_neither_configured_nor_made_again() {
+    let (host, source) = (Host::new(), tree());
+    let spec = based(source.path(), "CONFIG_A=y\n");
+    let first = host.build(&spec).unwrap();
+    assert_eq!((first.configured, first.made, first.files.release.as_str()), (true, 1, "6.12.0-test"));
+    assert!(first.files.image.is_file() && first.files.modules_dir.is_none());
+    let second = host.build(&spec).unwrap();
+    assert_eq!((second.configured, second.made), (false, 0));
+    assert_eq!(fs::read_to_string(first.build_dir.join("asked")).unwrap(), "allnoconfig\nbzImage\nbzImage\n");
+    // The tree is as it was.
+    assert!(!source.path().join(".config").exists() && !source.path().join("main.o").exists());
+    fs::write(source.path().join("Kconfig"), format!("{KCONFIG}config E\n\tbool\n")).unwrap();
+    assert!(host.build(&spec).unwrap().configured);
+}
+
+#[test]
+fn compilers_words_are_passed_on_whole_and_kept() {
+    let (host, source) = (Host::new(), tree());
+    fs::write(source.path().join("Makefile"), "error").unwrap();
+    let error = host.build(&based(source.path(), "CONFIG_A=y\n")).unwrap_err();
+    let notes = host.notes.0.lock().unwrap();
+    let said = ["main.c:1:2: error: \u{1b}[1mno", "  one", "  two", "  three", "  four"];
+    assert_eq!(notes[..5], said);
+    assert_eq!(notes[5], "make: *** [main.o] Error 1");
+    let Error::Make { what, log, .. } = error else { panic!("{error}") };
+    assert_eq!(what, "make bzImage");
+    assert!(fs::read_to_string(log).unwrap().contains("  four\n"));
+}
+
+#[test]
+fn option_that_can_not_be_had_is_named_with_its_list_and_the_reason() {
+    let (host, source) = (Host::new(), tree());
+    let spec = based(source.path(), "CONFIG_A=y\nCONFIG_B=y\nCONFIG_NEW=y\n# optional\nCONFIG_NEWER=y\n");
+    let said = host.build(&spec).unwrap_err().to_string();
+    assert!(
+        said.contains("CONFIG_B=y (") && said.contains("line 3): it depends on CONFIG_C, which is not set"),
+        "{said}"
+    );
+    assert!(said.ends_with("line 4): this kernel has no such option"), "{said}");
+    assert!(!said.contains("CONFIG_A=") && !said.contains("NEWER"), "{said}");
+}
+
+#[test]
+fn own_configuration_is_built_in_place_and_lost_by_no_failure() {
+    let (host, source) = (Host::new(), tree());
+    let config = source.path().join(".config");
+    let own = "CONFIG_D=y\nCONFIG_X86_64=y\n";
+    fs::write(&config, own).unwrap();
+    let lists = tempfile::tempdir().unwrap();
+    let asking =
+        |text: &str| BuildSpec { fragments: vec![list(lists.path(), "more", text)], ..spec(source.path()) };
+    assert!(host.build(&asking("CONFIG_B=y\n")).is_err());
+    assert_eq!(fs::read_to_string(&config).unwrap(), own);
+    let built = host.build(&asking("CONFIG_A=y\n")).unwrap();
+    assert_eq!((built.base.as_str(), built.build_dir), (".config", source.path().canonicalize().unwrap()));
+    assert_eq!(fs::read_to_string(&config).unwrap(), "CONFIG_A=y\nCONFIG_D=y\nCONFIG_X86_64=y\n");
+    assert_eq!(fs::read_to_string(source.path().join(".config.old")).unwrap(), own);
+    assert!(!host.build(&asking("CONFIG_A=y\n")).unwrap().configured);
+}
+
+#[test]
+fn build_folder_keeps_the_base_that_it_was_given_and_a_users_own_configuration() {
+    let (host, source, folder) = (Host::new(), tree(), tempfile::tempdir().unwrap());
+    let spec =
+        BuildSpec { build_dir: Some(folder.path().to_owned()), ..based(source.path(), "CONFIG_A=y\n") };
+    let base = host.build(&spec).unwrap().base;
+    let again = BuildSpec { base: None, ..spec };
+    let built = host.build(&again).unwrap();
+    assert_eq!((built.base, built.configured), (base, false));
+    fs::write(folder.path().join(".config"), "CONFIG_X86_64=y\nCONFIG_D=y\n").unwrap();
+    assert_eq!(host.build(&again).unwrap().base, ".config");
+    assert!(fs::read_to_string(folder.path().join(".config")).unwrap().contains("CONFIG_D=y"));
+}
+
+#[test]
+fn configuration_for_another_architecture_is_refused() {
+    let (host, source) = (Host::new(), tree());
+    fs::write(source.path().join(".config"), "CONFIG_ARM64=y\n").unwrap();
+    let said = host.build(&spec(source.path())).unwrap_err().to_string();
+    assert!(said.contains("not a configuration for x86-64"), "{said}");
+}
