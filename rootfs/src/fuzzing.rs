@@ -99,11 +99,32 @@ fn assert_inside(folder: &Path, root: &Path) {
 /// A program or a library.
 pub fn elf(bytes: &[u8]) {
     let _ = Object::parse(bytes);
+    let _ = Object::parse(&*with_header(2, bytes));
+}
+
+/// An ELF for x86-64 of that type, whose tables of program and section headers both begin with `bytes`: a fuzzer takes
+/// long to find that much.
+fn with_header(kind: u16, bytes: &[u8]) -> Vec<u8> {
+    const SIZE: u64 = 64;
+    let mut elf = b"\x7fELF\x02\x01\x01".to_vec();
+    elf.resize(16, 0);
+    for half in [kind, 62, 1, 0] {
+        elf.extend(half.to_le_bytes());
+    }
+    for long in [0, SIZE, SIZE] {
+        elf.extend(long.to_le_bytes());
+    }
+    for half in [0_u16, 0, 64, 56, 3, 64, 3, 2] {
+        elf.extend(half.to_le_bytes());
+    }
+    elf.extend(bytes);
+    elf
 }
 
 /// A module.
 pub fn modinfo(bytes: &[u8]) {
     let _ = Info::of(bytes);
+    let _ = Info::of(&with_header(1, bytes));
 }
 
 /// A `modules.dep`. No file that it names is outside of its folder.
@@ -124,6 +145,7 @@ pub fn config(bytes: &[u8]) {
 /// An ELF kernel, with the configuration that it carries.
 pub fn vmlinux(bytes: &[u8]) {
     let _ = vmlinux::parse(bytes);
+    let _ = vmlinux::parse(&*with_header(2, bytes));
 }
 
 /// A kernel's own configuration among its bytes.

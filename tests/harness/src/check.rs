@@ -139,8 +139,9 @@ pub fn check(cache: &Cache, mut kernel: KernelFiles) -> Result<Checked, CheckErr
         Some(config) => Some((config, Origin::Kernel)),
         None => beside(cache, &image, &banner.release, &mut notes)?,
     };
-    let answers =
-        answers(&banner.release, config.as_ref().map(|(config, _)| config), kernel.modules_dir.as_deref())?;
+    let is_64_bit = vmlinux.is_some() || bzimage.as_ref().is_some_and(|bzimage| bzimage.entry_64);
+    let options = config.as_ref().map(|(config, _)| config);
+    let answers = answers(&banner, is_64_bit, options, kernel.modules_dir.as_deref())?;
     Ok(Checked { kernel, bzimage, vmlinux, banner, size, entry, config, notes, answers })
 }
 

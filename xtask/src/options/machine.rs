@@ -24,8 +24,8 @@ pub(crate) enum Accel {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Machine options")]
 pub(crate) struct KernelOptions {
-    /// Kernel to boot, bzImage or ELF, or (where there is no such file) a release of the distribution's: 6.12; without
-    /// it the distribution's default. What is not there is fetched
+    /// Kernel to boot, bzImage or ELF; where there is no such file, a release of the distribution's: 6.12. Without it
+    /// the distribution's default, fetched if need be
     #[arg(long, value_name = "FILE")]
     pub(crate) kernel: Option<PathBuf>,
 

@@ -92,11 +92,11 @@ fn visit(
     each: impl FnMut(&[u8], &Kind, &mut dyn Read) -> Result<(), Fault>,
 ) -> Result<(), Fault> {
     let open = |error| Fault::Folder(Error::io("open", path)(error));
-    let file = File::open(path).map_err(open)?;
-    // It is read twice, and a folder not at all.
-    if !file.metadata().map_err(open)?.is_file() {
+    // It is read twice, and a folder not at all. Asked before it is opened: a named pipe would wait for its writer.
+    if !fs::metadata(path).map_err(open)?.is_file() {
         return Err(Fault::package("it is no file"));
     }
+    let file = File::open(path).map_err(open)?;
     read(BufReader::with_capacity(64 << 10, file), each)
 }
 

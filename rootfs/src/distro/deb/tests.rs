@@ -239,6 +239,10 @@ fn what_is_no_package_is_refused_in_one_line() {
         let error = place.unpack(bytes).unwrap_err();
         assert!(error.contains("x.deb: not a whole Debian package: ") && !error.contains('\n'), "{error}");
     }
+    let pipe = place.dir.path().join("pipe");
+    rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0)
+        .unwrap();
+    assert!(unpack(&pipe, &place.root()).unwrap_err().to_string().contains("it is no file"));
     assert!(unpack(place.dir.path(), &place.root()).unwrap_err().to_string().contains("it is no file"));
     assert!(unpack(&place.dir.path().join("no"), &place.root()).is_err());
 }

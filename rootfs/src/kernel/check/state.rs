@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Config, NEEDS, Need};
+use super::{Banner, Config, NEEDS, Need};
 use crate::Error;
 use crate::modules::Found;
 
@@ -38,12 +38,18 @@ impl Answer {
     }
 }
 
-/// How the kernel of `release` with such a configuration and such a modules' folder meets each need. Without a
-/// configuration the folder's own lists tell of what can be a module, and the rest is not known.
+/// How the kernel that says `banner` of itself, with such a configuration and such a modules' folder, meets each need.
+/// Without a configuration the banner tells of a few, the folder's own lists of what can be a module, `is_64_bit` of
+/// one, and the rest is not known.
 ///
 /// # Errors
 /// The modules' folder can't be read.
-pub fn answers(release: &str, config: Option<&Config>, modules: Option<&Path>) -> Result<Vec<Answer>, Error> {
+pub fn answers(
+    banner: &Banner,
+    is_64_bit: bool,
+    config: Option<&Config>,
+    modules: Option<&Path>,
+) -> Result<Vec<Answer>, Error> {
     let found = modules.map(Found::read).transpose()?;
     let state = |need: &'static Need| -> Result<State, Error> {
         let file = match (&found, need.module) {
@@ -51,6 +57,9 @@ pub fn answers(release: &str, config: Option<&Config>, modules: Option<&Path>) -
             _ => None,
         };
         let Some(config) = config else {
+            if let Some(is_set) = told(banner, is_64_bit, need) {
+                return Ok(if is_set { State::BuiltIn } else { State::Missing });
+            }
             let (Some(found), Some(module)) = (&found, need.module) else { return Ok(State::Unknown) };
             return Ok(match file {
                 Some(file) => State::Module(file),
@@ -63,11 +72,21 @@ pub fn answers(release: &str, config: Option<&Config>, modules: Option<&Path>) -
         Ok(match config.value(need.option) {
             Some("m") => file.map_or(State::ModuleAway, State::Module),
             Some(_) => State::BuiltIn,
-            None if is_before(release, need.since) => State::BuiltIn,
+            None if is_before(&banner.release, need.since) => State::BuiltIn,
             None => State::Missing,
         })
     };
     NEEDS.iter().map(|need| Ok(Answer { need, state: state(need)? })).collect()
+}
+
+/// Whether an option is set, where something else than a configuration tells for certain.
+fn told(banner: &Banner, is_64_bit: bool, need: &Need) -> Option<bool> {
+    match need.option {
+        "64BIT" => is_64_bit.then_some(true),
+        // The build's flags are made of these options (scripts/mkcompile_h, init/Makefile).
+        "SMP" => banner.build.as_deref().map(|build| build.split(' ').any(|word| word == "SMP")),
+        _ => None,
+    }
 }
 
 /// Whether the release is of a version before `version`; not if it does not tell.

@@ -155,7 +155,9 @@ fn needs_are_met_by_what_is_built_in_and_by_modules_at_hand() {
     let config = Config::parse("CONFIG_ACPI=y\nCONFIG_VIRTIO_BLK=m\nCONFIG_EXT4_FS=m\n").unwrap();
     let state = |release: &str, config: Option<&Config>, modules: bool, option: &str| {
         let modules = modules.then(|| dir.path());
-        let answers = answers(release, config, modules).unwrap();
+        let banner =
+            Banner { release: release.to_owned(), build: Some("#1 SMP x".to_owned()), ..Banner::default() };
+        let answers = answers(&banner, true, config, modules).unwrap();
         assert_eq!(answers.len(), NEEDS.len());
         let answer = answers.into_iter().find(|answer| answer.need.option == option).unwrap();
         (answer.state.clone(), answer.is_lacking())
@@ -174,6 +176,7 @@ fn needs_are_met_by_what_is_built_in_and_by_modules_at_hand() {
     assert_eq!(without("EXT4_FS"), (State::BuiltIn, false));
     assert_eq!(without("VIRTIO_MMIO"), (State::Missing, true));
     assert_eq!(without("ACPI"), (State::Unknown, false));
+    assert_eq!((without("SMP"), without("64BIT")), ((State::BuiltIn, false), (State::BuiltIn, false)));
     assert_eq!(state("6.1.0", None, false, "VIRTIO_MMIO"), (State::Unknown, false));
 }
 
