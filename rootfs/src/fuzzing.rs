@@ -3,14 +3,27 @@
 //! Each takes any bytes, and must come back: without a panic, without an end, and without more memory than its input
 //! justifies.
 
-use std::io;
+use std::io::{self, Write};
 use std::path::Path;
 
 use crate::distro::deb::{self, Kind};
 use crate::elf::Object;
+use crate::image::archive;
 use crate::kernel::check::{BzImage, Config, vmlinux};
 use crate::kernel::header;
 use crate::modules::{Info, listed_in};
+
+/// An archive, plain and packed.
+pub fn cpio(bytes: &[u8]) {
+    let _ = archive::entries(bytes);
+    // No fuzzer finds a packer's checksum.
+    let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    if packed.write_all(bytes).is_ok()
+        && let Ok(packed) = packed.finish()
+    {
+        let _ = archive::entries(&packed);
+    }
+}
 
 /// A package: its `ar`, what that is compressed with, its `tar`.
 pub fn deb(bytes: &[u8]) {

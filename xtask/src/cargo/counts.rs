@@ -18,6 +18,12 @@ impl Counts {
         self.skipped = self.skipped.saturating_add(other.skipped);
     }
 
+    /// Adds `other`, whose cases are among those that were skipped so far.
+    pub(crate) fn fill_in(&mut self, other: Self) {
+        self.skipped = self.skipped.saturating_sub(other.passed.saturating_add(other.failed));
+        self.add(other);
+    }
+
     /// What a line says, if it is the last that a libtest, or one with its manners, prints:
     /// `test result: ok. 5 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.01s`.
     pub(crate) fn of_line(line: &str) -> Option<Self> {

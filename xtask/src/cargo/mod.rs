@@ -4,4 +4,4 @@ mod counts;
 mod step;
 
 pub(crate) use counts::{Counts, Tally};
-pub(crate) use step::{Ran, Step};
+pub(crate) use step::{CountsAs, Ran, Step};

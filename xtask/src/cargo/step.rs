@@ -19,7 +19,7 @@ pub(crate) struct Step {
     pub(crate) title: String,
     arguments: Vec<OsString>,
     environment: Vec<(&'static str, OsString)>,
-    counted: bool,
+    counts_as: CountsAs,
     lacking: Option<String>,
 }
 
@@ -30,14 +30,33 @@ pub(crate) struct Ran {
     pub(crate) ok: bool,
     /// The cases that its test runners told of.
     pub(crate) counts: Counts,
-    /// Whether they count in the sum.
-    pub(crate) counted: bool,
+    /// How they count.
+    pub(crate) counts_as: CountsAs,
+}
+
+/// How a step's cases count in the sum of all steps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum CountsAs {
+    /// As they are.
+    Plain,
+    /// Not at all: another step counts them.
+    Uncounted,
+    /// Another step skipped them.
+    Skipped,
 }
 
 impl Ran {
-    /// What it adds to the sum: a step that failed with no failed case counts as one.
-    pub(crate) fn counted(self) -> Counts {
-        let mut counts = if self.counted { self.counts } else { Counts::default() };
+    /// Adds what it counted to `sum`: a step that failed with no failed case counts as one.
+    pub(crate) fn add_to(self, sum: &mut Counts) {
+        let counted = self.counted();
+        match self.counts_as {
+            CountsAs::Skipped => sum.fill_in(counted),
+            CountsAs::Plain | CountsAs::Uncounted => sum.add(counted),
+        }
+    }
+
+    fn counted(self) -> Counts {
+        let mut counts = if self.counts_as == CountsAs::Uncounted { Counts::default() } else { self.counts };
         if !self.ok && counts.failed == 0 {
             counts.failed = 1;
         }
@@ -49,7 +68,13 @@ impl Step {
     /// The step that runs cargo with `arguments`, parted by spaces.
     pub(crate) fn new(title: &str, arguments: &str) -> Self {
         let arguments = arguments.split(' ').map(OsString::from).collect();
-        Self { title: title.to_owned(), arguments, environment: Vec::new(), counted: true, lacking: None }
+        Self {
+            title: title.to_owned(),
+            arguments,
+            environment: Vec::new(),
+            counts_as: CountsAs::Plain,
+            lacking: None,
+        }
     }
 
     /// With one argument more, which may hold anything.
@@ -66,7 +91,13 @@ impl Step {
 
     /// Its cases are counted by another step.
     pub(crate) fn uncounted(mut self) -> Self {
-        self.counted = false;
+        self.counts_as = CountsAs::Uncounted;
+        self
+    }
+
+    /// Its cases are those that another step skipped.
+    pub(crate) fn of_skipped(mut self) -> Self {
+        self.counts_as = CountsAs::Skipped;
         self
     }
 
@@ -83,7 +114,7 @@ impl Step {
     pub(crate) fn run(&self, root: &Path, stream: Stream) -> anyhow::Result<Ran> {
         if let Some(what) = &self.lacking {
             ui::error(what);
-            return Ok(Ran { ok: false, counts: Counts::default(), counted: self.counted });
+            return Ok(Ran { ok: false, counts: Counts::default(), counts_as: self.counts_as });
         }
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let failed = || format!("failed to run `cargo {}`", self.arguments.join(OsStr::new(" ")).display());
@@ -112,7 +143,7 @@ impl Step {
         let status = child.wait().with_context(failed)?;
         drop(guard);
         passed_on?;
-        Ok(Ran { ok: status.success(), counts: tally.counts(), counted: self.counted })
+        Ok(Ran { ok: status.success(), counts: tally.counts(), counts_as: self.counts_as })
     }
 }
 
@@ -132,15 +163,22 @@ fn pass_on(mut output: impl BufRead, tally: &mut Tally, stream: Stream) -> std::
 mod tests {
     use super::*;
 
-    fn ran(ok: bool, failed: u64, counted: bool) -> Counts {
-        Ran { ok, counts: Counts { passed: 3, failed, skipped: 1 }, counted }.counted()
+    fn sum(ok: bool, failed: u64, counts_as: CountsAs) -> Counts {
+        let mut sum = Counts { passed: 10, failed: 0, skipped: 5 };
+        Ran { ok, counts: Counts { passed: 3, failed, skipped: 1 }, counts_as }.add_to(&mut sum);
+        sum
     }
 
     #[test]
     fn failed_step_always_counts_as_failed() {
-        assert_eq!(ran(false, 0, true), Counts { passed: 3, failed: 1, skipped: 1 });
-        assert_eq!(ran(false, 2, true), Counts { passed: 3, failed: 2, skipped: 1 });
-        assert_eq!(ran(false, 0, false), Counts { passed: 0, failed: 1, skipped: 0 });
-        assert_eq!(ran(true, 0, false), Counts::default());
+        assert_eq!(sum(false, 0, CountsAs::Plain), Counts { passed: 13, failed: 1, skipped: 6 });
+        assert_eq!(sum(false, 2, CountsAs::Plain), Counts { passed: 13, failed: 2, skipped: 6 });
+        assert_eq!(sum(false, 0, CountsAs::Uncounted), Counts { passed: 10, failed: 1, skipped: 5 });
+        assert_eq!(sum(true, 0, CountsAs::Uncounted), Counts { passed: 10, failed: 0, skipped: 5 });
+    }
+
+    #[test]
+    fn case_that_was_skipped_and_then_ran_counts_once() {
+        assert_eq!(sum(false, 1, CountsAs::Skipped), Counts { passed: 13, failed: 1, skipped: 2 });
     }
 }

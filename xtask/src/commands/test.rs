@@ -14,7 +14,7 @@ use kiln::run::{Accel, Recipe, choose};
 use kiln::verdict::Verdict;
 use serde::Serialize;
 
-use crate::cargo::{Counts, Ran, Step, Tally};
+use crate::cargo::{Counts, CountsAs, Ran, Step, Tally};
 use crate::exit::Exit;
 use crate::guest;
 use crate::options::{AccelOption, JsonOption};
@@ -123,7 +123,11 @@ fn in_the_lab(args: &Args, cache: &Cache, binaries: &BTreeSet<PathBuf>, json: &J
         &Bars::new(),
     )?;
     out.rest()?;
-    Ok(Ran { ok: statuses.iter().all(|&status| status == 0), counts: out.tally.counts(), counted: true })
+    Ok(Ran {
+        ok: statuses.iter().all(|&status| status == 0),
+        counts: out.tally.counts(),
+        counts_as: CountsAs::Skipped,
+    })
 }
 
 /// Output on its way out, counted line by line.
@@ -171,8 +175,7 @@ fn finish(here: Ran, lab: Option<Ran>, json: &JsonTo) -> Result<Exit> {
     if let Some(lab) = lab {
         table.row(["the lab".to_owned(), lab.counts.to_string()]);
         // What this host skipped for want of a KVM is what the lab ran.
-        sum.skipped = sum.skipped.saturating_sub(lab.counts.passed + lab.counts.failed);
-        sum.add(lab.counts);
+        sum.fill_in(lab.counts);
     }
     ui::line(stream, &table.to_string())?;
     ui::line(stream, &sum.to_string())?;

@@ -50,7 +50,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
     summary(&all, began.elapsed())?;
     let mut counts = Counts::default();
     for done in &all {
-        counts.add(done.ran.counted());
+        done.ran.add_to(&mut counts);
     }
     // Alone on the last line, for scripts.
     ui::line(Stream::Stdout, &counts.to_string())?;
@@ -64,6 +64,8 @@ fn steps(full: bool) -> Vec<Step> {
         Step::new("documentation", "doc --workspace --no-deps --locked").env("RUSTDOCFLAGS", "-D warnings"),
         // The README's own command; the tidy checks are among its tests.
         Step::new("tests", "xtask test"),
+        Step::new("guests", "test --package xtask --test guests --locked -- --ignored --test-threads=2")
+            .of_skipped(),
         Step::new("smoke", "xtask smoke"),
     ];
     if full {
