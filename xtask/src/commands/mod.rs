@@ -35,7 +35,7 @@ pub(crate) enum Command {
     Bench(bench::Args),
     /// Run what CI runs
     Ci(ci::Args),
-    /// Empty the cache, by age or whole
+    /// Empty the cache, by age, by size or whole
     Clean(clean::Args),
 }
 

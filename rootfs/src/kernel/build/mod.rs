@@ -65,6 +65,14 @@ pub struct Built {
     pub made: u64,
 }
 
+/// Whether this host has what a recent kernel is built with.
+///
+/// # Errors
+/// Names all that is missing, and how to install it.
+pub fn check_tools() -> Result<(), Error> {
+    Toolchain::of_environment().check_programs(true)
+}
+
 /// Builds a kernel, or as much of it as has changed. What the compiler says goes to `progress` line by line.
 ///
 /// # Errors

@@ -183,6 +183,16 @@ impl Toolchain {
     /// # Errors
     /// Names all that is missing, and how to install it.
     pub(super) fn check(&self, source: &Path) -> Result<(), Error> {
+        let has_objtool = std::fs::read_to_string(source.join("arch/x86/Kconfig"))
+            .is_ok_and(|text| text.contains("HAVE_OBJTOOL"));
+        self.check_programs(has_objtool)
+    }
+
+    /// Whether all is there that a build of any kernel needs, or of one that has objtool, too.
+    ///
+    /// # Errors
+    /// As [`Toolchain::check`].
+    pub(super) fn check_programs(&self, has_objtool: bool) -> Result<(), Error> {
         let mut missing = Missing::default();
         let mut program = |name: &OsStr, package: &'static str| {
             if self.find(name).is_none() {
@@ -200,9 +210,7 @@ impl Toolchain {
         for (name, package) in PROGRAMS {
             program(name.as_ref(), package);
         }
-        if std::fs::read_to_string(source.join("arch/x86/Kconfig"))
-            .is_ok_and(|text| text.contains("HAVE_OBJTOOL"))
-        {
+        if has_objtool {
             self.look_for(LIBELF, &mut missing);
         }
         missing.into_result()

@@ -75,6 +75,7 @@ pub(super) fn checks(level: &Level, facts: &Facts) -> Vec<Check> {
         rust("cargo", facts.cargo.as_ref()),
         rust("rustc", facts.rustc.as_ref()),
         linker(facts),
+        kernel_build(facts),
         cache(facts),
     ]
 }
@@ -194,6 +195,15 @@ fn linker(facts: &Facts) -> Check {
         Some(tool) => Check::new("linker", State::Ok, said(tool)),
         None => Check::new("linker", State::Lack, "no cc on PATH: rustc can't link")
             .mend("install gcc and the C library's development files"),
+    }
+}
+
+fn kernel_build(facts: &Facts) -> Check {
+    let name = "kernel build";
+    match &facts.no_build {
+        None => Check::new(name, State::Ok, "the tools for `kernel build` and `--src` are here"),
+        // It names the packages.
+        Some(why) => Check::new(name, State::Note, "`kernel build` and `--src` lack tools").mend(why.clone()),
     }
 }
 

@@ -29,6 +29,8 @@ pub(super) struct Facts {
     pub(super) cargo: Option<Tool>,
     pub(super) rustc: Option<Tool>,
     pub(super) linker: Option<Tool>,
+    /// Why no kernel can be built from source.
+    pub(super) no_build: Option<String>,
     /// The releases of the kernels in the cache.
     pub(super) kernels: Vec<String>,
     pub(super) cache: PathBuf,
@@ -61,6 +63,7 @@ impl Facts {
             busybox: tool("busybox", &[]),
             cargo: tool("cargo", &["--version"]),
             rustc: tool("rustc", &["--version"]),
+            no_build: kernel::build::check_tools().err().map(|error| error.to_string()),
             linker: tool("cc", &["--version"]),
             kernels: kernels.into_iter().map(|kernel| kernel.release).collect(),
             cache: cache.to_owned(),
