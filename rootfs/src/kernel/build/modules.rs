@@ -190,6 +190,7 @@ pub(super) fn lay_out(place: &Place, release: &str, targets: &BTreeSet<String>) 
         let from = place.made(target);
         fs::copy(&from, &to).map_err(Error::io("copy", &from))?;
     }
+    fs::create_dir_all(&folder).map_err(Error::io("create", &folder))?;
     // It says what else is in the kernel.
     let list = place.made("modules.builtin");
     if list.is_file() {
