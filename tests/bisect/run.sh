@@ -77,8 +77,10 @@ commit() {
 
 # Ten commits; git knows the few folders that they are in, which makes it quick.
 history() {
+    # What an earlier run changed goes back, and only that, so that little is to be built.
     if [ -d "$tree/.git" ]; then
-        quietly reset --quiet --hard base
+        rm -f "$tree/.git/index.lock"
+        ! quietly rev-parse --quiet --verify base >/dev/null || quietly reset --quiet --hard base
         rm -rf "$tree/.git"
     fi
     quietly init --quiet

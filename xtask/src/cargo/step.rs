@@ -1,4 +1,4 @@
-//! One step: a cargo command whose output is passed on and counted.
+//! One step: a cargo command, or a script of ours, whose output is passed on and counted.
 
 use std::ffi::{OsStr, OsString};
 use std::io::{BufRead, BufReader};
@@ -13,10 +13,12 @@ use super::{Counts, Tally};
 use crate::interrupt::on_interrupt;
 use crate::ui::{self, Stream};
 
-/// A cargo command.
+/// A cargo command, or a script.
 #[derive(Debug)]
 pub(crate) struct Step {
     pub(crate) title: String,
+    /// The script's path in our tree; cargo if there is none.
+    script: Option<&'static str>,
     arguments: Vec<OsString>,
     environment: Vec<(&'static str, OsString)>,
     counted: bool,
@@ -48,7 +50,18 @@ impl Step {
     /// The step that runs cargo with `arguments`, parted by spaces.
     pub(crate) fn new(title: &str, arguments: &str) -> Self {
         let arguments = arguments.split(' ').map(OsString::from).collect();
-        Self { title: title.to_owned(), arguments, environment: Vec::new(), counted: true }
+        Self { title: title.to_owned(), script: None, arguments, environment: Vec::new(), counted: true }
+    }
+
+    /// The step that runs a script of our tree.
+    pub(crate) fn script(title: &str, path: &'static str) -> Self {
+        Self {
+            title: title.to_owned(),
+            script: Some(path),
+            arguments: Vec::new(),
+            environment: Vec::new(),
+            counted: true,
+        }
     }
 
     /// With one argument more, which may hold anything.
@@ -74,9 +87,15 @@ impl Step {
     /// # Errors
     /// It can't be started, or our own output is closed; a step that fails is no error.
     pub(crate) fn run(&self, root: &Path, stream: Stream) -> anyhow::Result<Ran> {
-        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let failed = || format!("failed to run `cargo {}`", self.arguments.join(OsStr::new(" ")).display());
-        let mut child = Command::new(&cargo)
+        let program = match self.script {
+            Some(path) => root.join(path).into_os_string(),
+            None => std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()),
+        };
+        let failed = || match self.script {
+            Some(path) => format!("failed to run {path}"),
+            None => format!("failed to run `cargo {}`", self.arguments.join(OsStr::new(" ")).display()),
+        };
+        let mut child = Command::new(&program)
             .args(&self.arguments)
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .current_dir(root)
@@ -120,6 +139,18 @@ fn pass_on(mut output: impl BufRead, tally: &mut Tally, stream: Stream) -> std::
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn script_is_run_in_the_tree_and_counted() {
+        let tree = tempfile::tempdir().unwrap();
+        let path = tree.path().join("check.sh");
+        let script = "#!/bin/sh\n[ -e check.sh ] && echo 'test result: ok. 1 passed; 0 failed; 0 ignored;'\n";
+        std::fs::write(&path, script).unwrap();
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let ran = Step::script("check", "check.sh").run(tree.path(), Stream::Stdout).unwrap();
+        assert_eq!(ran.counted(), Counts { passed: 1, failed: 0, skipped: 0 });
+        assert!(Step::script("gone", "gone.sh").run(tree.path(), Stream::Stdout).is_err());
+    }
 
     fn ran(ok: bool, failed: u64, counted: bool) -> Counts {
         Ran { ok, counts: Counts { passed: 3, failed, skipped: 1 }, counted }.counted()
