@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use kiln::rootfs::cache::Cache;
 use kiln::rootfs::kernel::build::{self, BuildSpec, Built};
+use kiln::run::Recipe;
 use serde::Serialize;
 
 use crate::exit::Exit;
@@ -52,7 +53,9 @@ struct Own {
 /// Builds.
 pub(super) fn run(args: &Build, name: &'static str, json: &JsonTo) -> Result<Exit> {
     let cache = Cache::open(None)?;
-    let spec = BuildSpec { modules: args.modules.clone(), ..args.options.spec(&args.src) };
+    // With those that a guest can't do without, so that what comes of it can be booted as it is.
+    let modules = args.modules.clone();
+    let spec = BuildSpec { modules, modules_if_any: Recipe::MODULES, ..args.options.spec(&args.src) };
     let began = Instant::now();
     let built = build::build(&cache, &spec, &Bars::new())?;
     ui::line(ui::stream(json), &summary(&built, began.elapsed()))?;

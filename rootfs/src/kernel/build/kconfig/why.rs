@@ -52,7 +52,7 @@ impl Kconfig {
 
     fn without_prompt(&self, name: &str, definitions: &[Definition]) -> String {
         let by: Vec<&str> = self.selects.get(name).into_iter().flatten().map(|s| s.by.as_str()).collect();
-        let macros: Vec<&String> = definitions.iter().flat_map(|definition| &definition.macros).collect();
+        let macros: Vec<&str> = definitions.iter().flat_map(Definition::macros).collect();
         if let Some(asked) = macros.first() {
             return format!("it can't be asked for: a tool of this host decides, by {asked}");
         }
@@ -129,7 +129,7 @@ impl Kconfig {
             return "is not set".to_owned();
         }
         let by: Vec<&str> = self.selects.get(name).into_iter().flatten().map(|s| s.by.as_str()).collect();
-        match definitions.iter().flat_map(|definition| &definition.macros).next() {
+        match definitions.iter().flat_map(Definition::macros).next() {
             Some(asked) => format!("a tool of this host lacks ({asked})"),
             None if by.is_empty() => "is not set and can't be asked for".to_owned(),
             None => format!("is not set (by {})", names(&by)),
