@@ -83,6 +83,15 @@ fn accelerator_that_is_unknown_is_refused_with_the_choices() {
 }
 
 #[test]
+fn kernel_is_either_built_or_given() {
+    assert_refused(&["smoke", "--src", ".", "--kernel", "bzImage"], &["--src", "--kernel"]);
+    assert_refused(&["smoke", "--src", ".", "--modules-dir", "."], &["--src", "--modules-dir"]);
+    assert_refused(&["smoke", "--config", "debug"], &["--src"]);
+    assert_refused(&["kernel", "build"], &["--src"]);
+    assert_refused(&["kernel", "build", "--src", ".", "--config="], &["--config"]);
+}
+
+#[test]
 fn json_of_run_needs_a_file() {
     assert_refused(&["run", "--json", "--", "true"], &["--json=<FILE>"]);
 }
