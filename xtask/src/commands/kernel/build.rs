@@ -60,13 +60,13 @@ pub(super) fn run(args: &Build, name: &'static str, json: &JsonTo) -> Result<Exi
     let built = build::build(&cache, &spec, &Bars::new())?;
     ui::line(ui::stream(json), &summary(&built, began.elapsed()))?;
     let own = Own {
-        release: built.files.release,
+        release: built.files.release.clone(),
         image: built.files.image.display().to_string(),
         vmlinux: built.vmlinux.display().to_string(),
-        modules_dir: built.files.modules_dir.map(|dir| dir.display().to_string()),
+        modules_dir: built.files.modules_dir.as_ref().map(|dir| dir.display().to_string()),
         build_dir: built.build_dir.display().to_string(),
         log: built.log.display().to_string(),
-        base: built.base,
+        base: built.base.clone(),
         config: spec.fragments,
         configured: built.configured,
         rebuilt: built.made > 0,
