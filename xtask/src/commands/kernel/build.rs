@@ -14,8 +14,14 @@ use crate::options::{BuildOptions, module};
 use crate::report::{JsonTo, Report};
 use crate::ui::{self, Bars};
 
+const FILES: &str = "\
+A file of options has lines as a .config has them. In it, `# over: NAME` says what it is merged over (`nothing`: all \
+that is not in it is off; without such a line kconfig's defaults are taken for it), and `# optional`, above an \
+option, that a kernel may not have it.";
+
 /// Options of `kernel build`.
 #[derive(clap::Args, Debug)]
+#[command(after_help = FILES)]
 pub(super) struct Build {
     /// The kernel's source tree
     #[arg(long, value_name = "DIR")]
