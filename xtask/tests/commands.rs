@@ -62,6 +62,26 @@ fn doctor_whose_reader_is_gone_ends_without_a_panic() {
 }
 
 #[test]
+fn smoke_of_a_source_that_does_not_build_is_untestable() {
+    let home = tempfile::tempdir().unwrap();
+    let smoke = |source: &Path| {
+        let mut command = kiln();
+        command.args(["smoke", "--json", "--src"]).arg(source).env("KILN_CACHE", home.path().join("cache"));
+        command.output().unwrap()
+    };
+    for source in [home.path(), &home.path().join("gone"), Path::new("/dev/null")] {
+        let output = smoke(source);
+        assert_eq!(output.status.code(), Some(125));
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!((&report["command"], &report["verdict"]), (&"smoke".into(), &"untestable".into()));
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(said.lines().count(), 1, "{said}");
+        assert_eq!(said.trim_end(), format!("error: {}", report["error"].as_str().unwrap()));
+        assert!(said.contains(source.to_str().unwrap()), "{said}");
+    }
+}
+
+#[test]
 fn ci_adds_up_what_its_steps_ran() {
     let (_tree, mut ci) = tree_with_cargo(
         "[ $1 = xtask ] && [ $2 = test ] && {
@@ -93,6 +113,10 @@ fn ci_full_without_what_fuzzing_takes_says_so_and_fails() {
     let targets = tree.path().join("rootfs/fuzz/fuzz_targets");
     fs::create_dir_all(&targets).unwrap();
     fs::write(targets.join("reader.rs"), "").unwrap();
+    // Made by another process: one that is just being started beside us may have a file of ours open for writing.
+    let script =
+        "mkdir -p tests/bisect && echo '#!/bin/sh' > tests/bisect/run.sh && chmod +x tests/bisect/run.sh";
+    assert!(Command::new("sh").args(["-c", script]).current_dir(tree.path()).status().unwrap().success());
     let output = ci.arg("--full").env("PATH", "/nonexistent").output().unwrap();
     let said = String::from_utf8(output.stdout).unwrap();
     assert_eq!(output.status.code(), Some(1), "{said}");

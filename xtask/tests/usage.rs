@@ -98,6 +98,15 @@ fn image_output_that_is_no_file_is_refused() {
 }
 
 #[test]
+fn kernel_is_either_built_or_given() {
+    assert_refused(&["smoke", "--src", ".", "--kernel", "bzImage"], &["--src", "--kernel"]);
+    assert_refused(&["smoke", "--src", ".", "--modules-dir", "."], &["--src", "--modules-dir"]);
+    assert_refused(&["smoke", "--config", "debug"], &["--src"]);
+    assert_refused(&["kernel", "build"], &["--src"]);
+    assert_refused(&["kernel", "build", "--src", ".", "--config="], &["--config"]);
+}
+
+#[test]
 fn json_of_run_needs_a_file() {
     assert_refused(&["run", "--json", "--", "true"], &["--json=<FILE>"]);
 }

@@ -1,10 +1,11 @@
-//! One step: a cargo command whose output is passed on and counted.
+//! One step: a cargo command, or a script of ours, whose output is passed on and counted.
 
 use std::ffi::{OsStr, OsString};
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::Context;
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -13,10 +14,12 @@ use super::{Counts, Tally};
 use crate::interrupt::on_interrupt;
 use crate::ui::{self, Stream};
 
-/// A cargo command.
+/// A cargo command, or a script.
 #[derive(Debug)]
 pub(crate) struct Step {
     pub(crate) title: String,
+    /// The script's path in our tree; cargo if there is none.
+    script: Option<&'static str>,
     arguments: Vec<OsString>,
     environment: Vec<(&'static str, OsString)>,
     counts_as: CountsAs,
@@ -70,11 +73,17 @@ impl Step {
         let arguments = arguments.split(' ').map(OsString::from).collect();
         Self {
             title: title.to_owned(),
+            script: None,
             arguments,
             environment: Vec::new(),
             counts_as: CountsAs::Plain,
             lacking: None,
         }
+    }
+
+    /// The step that runs a script of our tree.
+    pub(crate) fn script(title: &str, path: &'static str) -> Self {
+        Self { script: Some(path), arguments: Vec::new(), ..Self::new(title, "") }
     }
 
     /// With one argument more, which may hold anything.
@@ -116,25 +125,40 @@ impl Step {
             ui::error(what);
             return Ok(Ran { ok: false, counts: Counts::default(), counts_as: self.counts_as });
         }
-        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let failed = || format!("failed to run `cargo {}`", self.arguments.join(OsStr::new(" ")).display());
-        let mut child = Command::new(&cargo)
-            .args(&self.arguments)
-            .envs(self.environment.iter().map(|(name, value)| (name, value)))
-            .current_dir(root)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            // A group of its own, so that what cargo started can be ended with it.
-            .process_group(0)
-            .spawn()
-            .with_context(failed)?;
-        let group = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-        let guard = on_interrupt(move || {
-            if let Some(group) = group {
-                // Gone already is as good.
-                let _ = kill_process_group(group, Signal::INT);
+        let program = match self.script {
+            Some(path) => root.join(path).into_os_string(),
+            None => std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()),
+        };
+        let failed = || match self.script {
+            Some(path) => format!("failed to run {path}"),
+            None => format!("failed to run `cargo {}`", self.arguments.join(OsStr::new(" ")).display()),
+        };
+        // Held while the step is started: a ^C of that moment waits until there is somebody to end.
+        let group = Arc::new(Mutex::new(None));
+        let guard = on_interrupt({
+            let group = group.clone();
+            move || {
+                if let Some(group) = *lock(&group) {
+                    // Gone already is as good.
+                    let _ = kill_process_group(group, Signal::INT);
+                }
             }
         });
+        let mut child = {
+            let mut group = lock(&group);
+            let child = Command::new(&program)
+                .args(&self.arguments)
+                .envs(self.environment.iter().map(|(name, value)| (name, value)))
+                .current_dir(root)
+                .stdin(Stdio::null())
+                .stdout(Stdio::piped())
+                // A group of its own, so that what it started can be ended with it.
+                .process_group(0)
+                .spawn()
+                .with_context(failed)?;
+            *group = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+            child
+        };
         let mut tally = Tally::default();
         let passed_on = match child.stdout.take() {
             Some(stdout) => pass_on(BufReader::new(stdout), &mut tally, stream),
@@ -145,6 +169,10 @@ impl Step {
         passed_on?;
         Ok(Ran { ok: status.success(), counts: tally.counts(), counts_as: self.counts_as })
     }
+}
+
+fn lock(group: &Mutex<Option<Pid>>) -> MutexGuard<'_, Option<Pid>> {
+    group.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Passes lines on as they come, and adds up what they count.
@@ -162,6 +190,22 @@ fn pass_on(mut output: impl BufRead, tally: &mut Tally, stream: Stream) -> std::
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn script_is_run_in_the_tree_and_counted() {
+        let tree = tempfile::tempdir().unwrap();
+        let script = "#!/bin/sh\n[ -e check.sh ] && echo 'test result: ok. 1 passed; 0 failed; 0 ignored;'\n";
+        // Written by another process: one that a test beside this one is just starting may have a file of ours open
+        // for writing, and then it can't be run.
+        std::fs::write(tree.path().join("text"), script).unwrap();
+        let install = "install -m 755 text check.sh";
+        assert!(
+            Command::new("sh").args(["-c", install]).current_dir(tree.path()).status().unwrap().success()
+        );
+        let ran = Step::script("check", "check.sh").run(tree.path(), Stream::Stderr).unwrap();
+        assert_eq!(ran.counted(), Counts { passed: 1, failed: 0, skipped: 0 });
+        assert!(Step::script("gone", "gone.sh").run(tree.path(), Stream::Stderr).is_err());
+    }
 
     fn sum(ok: bool, failed: u64, counts_as: CountsAs) -> Counts {
         let mut sum = Counts { passed: 10, failed: 0, skipped: 5 };

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use kiln::rootfs::cache::Cache;
-use kiln::rootfs::kernel::build::{self, BuildSpec};
+use kiln::rootfs::kernel::build::{self, BuildSpec, Built};
 use kiln::run::{Recipe, Task};
 
 use crate::exit::Exit;
@@ -40,9 +40,9 @@ pub(crate) fn run(args: Args) -> Result<Exit> {
     let json = args.json.to();
     let cache = Cache::open(None)?;
     let mut recipe = guest::recipe(&args.machine, None);
-    if let Some(source) = &args.src {
-        build(&cache, &args.build.spec(source), &mut recipe)?;
-    }
+    // Held until the end: no one builds another over the kernel that runs.
+    let _built =
+        args.src.as_ref().map(|source| build(&cache, &args.build.spec(source), &mut recipe)).transpose()?;
     let done = guest::boot(
         &cache,
         &recipe,
@@ -66,14 +66,14 @@ pub(crate) fn run(args: Args) -> Result<Exit> {
 }
 
 /// Builds the kernel that is to be booted, with the modules that a guest can't do without.
-fn build(cache: &Cache, spec: &BuildSpec, recipe: &mut Recipe) -> Result<()> {
+fn build(cache: &Cache, spec: &BuildSpec, recipe: &mut Recipe) -> Result<Built> {
     let spec = BuildSpec { modules_if_any: Recipe::MODULES, ..spec.clone() };
     let began = Instant::now();
     let built = build::build(cache, &spec, &Bars::new())?;
     ui::line(Stream::Stderr, &super::kernel::summary(&built, began.elapsed()))?;
-    recipe.kernel = Some(built.files.image);
-    recipe.modules_dir = built.files.modules_dir;
-    Ok(())
+    recipe.kernel = Some(built.files.image.clone());
+    recipe.modules_dir.clone_from(&built.files.modules_dir);
+    Ok(built)
 }
 
 /// Copies the files of `from` into the folder `to`.

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 use kiln::rootfs::kernel::build::BuildSpec;
 
 /// The build, for commands that have `--src`.
@@ -10,11 +11,11 @@ use kiln::rootfs::kernel::build::BuildSpec;
 #[command(next_help_heading = "Kernel build options")]
 pub(crate) struct BuildOptions {
     /// What the configuration begins with: tiny, smoke, debug, kasan, kunit, coverage, or a file; tiny if not given
-    #[arg(long, value_name = "NAME|FILE", requires = "src")]
+    #[arg(long, value_name = "NAME|FILE", requires = "src", value_parser = NonEmptyStringValueParser::new())]
     pub(crate) base: Option<String>,
 
     /// Options merged over it, by one of these names or from a file; the last of several wins
-    #[arg(long = "config", value_name = "NAME|FILE", requires = "src")]
+    #[arg(long = "config", value_name = "NAME|FILE", requires = "src", value_parser = NonEmptyStringValueParser::new())]
     pub(crate) fragments: Vec<String>,
 
     /// Where it is built; without it in the cache, or in place if the tree has a .config

@@ -76,7 +76,7 @@ impl Progress for Bars {
             let Some(now) = now else { return };
             if now.bar.position() == 0 {
                 now.bar.set_prefix(now.bar.message());
-                now.set_template("{prefix} {spinner} {pos} in {elapsed}, {wide_msg}");
+                now.set_template("{prefix} {spinner} {pos} done in {elapsed}, {wide_msg}");
             }
             now.bar.set_message(sanitize(at.as_bytes()));
         });

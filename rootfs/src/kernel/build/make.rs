@@ -16,7 +16,7 @@ const LOG: &str = "build.log";
 const LINE_MAX: u64 = 64 << 10;
 
 /// What kbuild says of steps that it takes each time, whether or not they make anything.
-const IDLE: &[&str] = &["CALL", "CHK", "DESCEND", "INSTALL", "SYNC"];
+const IDLE: &[&str] = &["CALL", "CHK", "DESCEND", "INSTALL", "MODPOST", "SYNC"];
 /// The Makefile that kbuild writes into a build folder each time.
 const IDLE_OBJECT: &str = "Makefile";
 

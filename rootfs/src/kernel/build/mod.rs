@@ -12,7 +12,7 @@ mod state;
 mod tests;
 mod toolchain;
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::PathBuf;
 
 pub use fragment::names;
@@ -47,7 +47,9 @@ pub struct BuildSpec {
 }
 
 /// A kernel that was built.
-#[derive(Clone, Debug)]
+///
+/// As long as this lives, no one else builds where it was built, so that its files stay as they are.
+#[derive(Debug)]
 pub struct Built {
     /// The kernel, with the folder of the modules that were asked for.
     pub files: KernelFiles,
@@ -63,6 +65,8 @@ pub struct Built {
     pub configured: bool,
     /// How many files were made; 0 means that all was up to date.
     pub made: u64,
+    /// The lock of the folder.
+    _held: File,
 }
 
 /// Whether this host has what a recent kernel is built with.
@@ -90,7 +94,7 @@ fn build_with(
     let place = Place::find(cache, spec, &tools.choices())?;
     let lists = Lists::read(spec)?;
     tools.check(&place.source)?;
-    let _lock = place.lock(progress)?;
+    let held = place.lock(progress)?;
     let make = Make::new(tools, &place, progress)?;
     let configured = configure::configure(&make, &place, spec, lists, &tools.identity(), progress)?;
     tools.check_for(&configured.values)?;
@@ -117,6 +121,7 @@ fn build_with(
         base: configured.base,
         configured: configured.anew,
         made,
+        _held: held,
     })
 }
 

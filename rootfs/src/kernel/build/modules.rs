@@ -131,6 +131,8 @@ impl Catalogue {
                     let made = self.by_option.get(needed).into_iter().flatten();
                     let made: Vec<&Made> = made.filter_map(|&index| self.modules.get(index)).collect();
                     take(&made, &mut targets, &mut todo);
+                    // An option that makes nothing itself may need those that do.
+                    todo.push(needed);
                 }
             }
         }
@@ -190,6 +192,7 @@ pub(super) fn lay_out(place: &Place, release: &str, targets: &BTreeSet<String>) 
         let from = place.made(target);
         fs::copy(&from, &to).map_err(Error::io("copy", &from))?;
     }
+    fs::create_dir_all(&folder).map_err(Error::io("create", &folder))?;
     // It says what else is in the kernel.
     let list = place.made("modules.builtin");
     if list.is_file() {
@@ -209,10 +212,12 @@ mod tests {
         ),
         ("fs/ext4/Makefile", "obj-$(CONFIG_EXT4_FS) += ext4.o\next4-y := balloc.o \\\n\tinode.o\n"),
         ("lib/Makefile", "obj-y += lib.o\nobj-$(CONFIG_A) := a-b.o \\\n  sub/c.o # d.o\nobj-m += always.o\n"),
+        ("crypto/Makefile", "obj-$(CONFIG_LAST) += last.o\nobj-$(CONFIG_CACHE) += cache.o\n"),
         ("arch/arm64/Makefile", "obj-$(CONFIG_ARM) += arm.o\n"),
     ];
     const KCONFIG: &str = "config VIRTIO\n\ttristate\nconfig VIRTIO_MMIO\n\ttristate \"x\"\n\tselect VIRTIO\n\
-        config EXT4_FS\n\ttristate \"x\"\nconfig A\n\ttristate \"x\"\n\tdepends on VIRTIO_MMIO\n";
+        config EXT4_FS\n\ttristate \"x\"\nconfig A\n\ttristate \"x\"\n\tdepends on VIRTIO_MMIO\n\tselect BETWEEN\n\
+        config BETWEEN\n\ttristate\n\tselect LAST\nconfig LAST\n\ttristate\nconfig CACHE\n\ttristate\n\tdefault m if A\n";
 
     fn targets(names: &[&str], also: &[&str], config: &str) -> Result<Vec<String>, String> {
         let source = tempfile::tempdir().unwrap();
@@ -228,17 +233,18 @@ mod tests {
         targets.map(|all| all.into_iter().collect()).map_err(|error| error.to_string())
     }
 
-    const MODULAR: &str =
-        "CONFIG_MODULES=y\nCONFIG_VIRTIO=m\nCONFIG_VIRTIO_MMIO=m\nCONFIG_A=m\nCONFIG_EXT4_FS=y\n";
+    const MODULAR: &str = "CONFIG_MODULES=y\nCONFIG_BETWEEN=m\nCONFIG_LAST=m\nCONFIG_CACHE=m\nCONFIG_VIRTIO=m\nCONFIG_VIRTIO_MMIO=m\nCONFIG_A=m\nCONFIG_EXT4_FS=y\n";
 
     #[test]
     fn module_brings_those_that_its_option_needs() {
         let found = targets(&["a_b"], &[], MODULAR).unwrap();
         let virtio =
             ["drivers/virtio/virtio.ko", "drivers/virtio/virtio_mmio.ko", "drivers/virtio/virtio_ring.ko"];
+        // By a default, and by way of an option that makes nothing.
+        assert_eq!(found[..2], ["crypto/cache.ko", "crypto/last.ko"]);
         // Those of one option are made together.
-        assert_eq!(found[..3], virtio);
-        assert_eq!(found[3..], ["lib/a-b.ko"]);
+        assert_eq!(found[2..5], virtio);
+        assert_eq!(found[5..], ["lib/a-b.ko"]);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Where a kernel is built: in its tree if that holds a configuration, else in a folder of its own.
 
 use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
@@ -102,20 +103,27 @@ impl Place {
         Ok(folder.join(name))
     }
 
-    /// Keeps others from building here as long as the file is held. The folder itself is locked, so that it does not
-    /// matter what cache they use.
+    /// Keeps others from building here, and from making room by taking the folder away, as long as the file is held.
+    /// The folder itself is locked, so that it does not matter what cache they use.
     pub(super) fn lock(&self, progress: &dyn Progress) -> Result<File, Error> {
-        let folder = File::open(&self.output).map_err(Error::io("open", &self.output))?;
-        if flock(&folder, FlockOperation::NonBlockingLockExclusive).is_err() {
-            progress.note(&format!("waiting for another build in {}", self.output.display()));
-            loop {
-                match flock(&folder, FlockOperation::LockExclusive) {
-                    Err(rustix::io::Errno::INTR) => {}
-                    other => break other.map_err(|error| Error::io("lock", &self.output)(error.into()))?,
+        loop {
+            fs::create_dir_all(&self.output).map_err(Error::io("create", &self.output))?;
+            let folder = File::open(&self.output).map_err(Error::io("open", &self.output))?;
+            if flock(&folder, FlockOperation::NonBlockingLockExclusive).is_err() {
+                progress.note(&format!("waiting for another use of {}", self.output.display()));
+                while let Err(error) = flock(&folder, FlockOperation::LockExclusive) {
+                    if error != rustix::io::Errno::INTR {
+                        return Err(Error::io("lock", &self.output)(error.into()));
+                    }
                 }
             }
+            // Whoever had it may have removed it.
+            let ours = folder.metadata().map_err(Error::io("look at", &self.output))?;
+            if fs::metadata(&self.output).is_ok_and(|now| (now.dev(), now.ino()) == (ours.dev(), ours.ino()))
+            {
+                return Ok(folder);
+            }
         }
-        Ok(folder)
     }
 }
 

@@ -133,11 +133,14 @@ fn what_has_not_changed_is_neither_configured_nor_made_again() {
     let (host, source) = (Host::new(), tree());
     let spec = based(source.path(), "CONFIG_A=y\n");
     let first = host.build(&spec).unwrap();
+    let (image, build_dir) = (first.files.image.clone(), first.build_dir.clone());
     assert_eq!((first.configured, first.made, first.files.release.as_str()), (true, 1, "6.12.0-test"));
-    assert!(first.files.image.is_file() && first.files.modules_dir.is_none());
+    assert!(image.is_file() && first.files.modules_dir.is_none());
+    drop(first);
     let second = host.build(&spec).unwrap();
     assert_eq!((second.configured, second.made), (false, 0));
-    assert_eq!(fs::read_to_string(first.build_dir.join("asked")).unwrap(), "allnoconfig\nbzImage\nbzImage\n");
+    drop(second);
+    assert_eq!(fs::read_to_string(build_dir.join("asked")).unwrap(), "allnoconfig\nbzImage\nbzImage\n");
     // The tree is as it was.
     assert!(!source.path().join(".config").exists() && !source.path().join("main.o").exists());
     fs::write(source.path().join("Kconfig"), format!("{KCONFIG}config E\n\tbool\n")).unwrap();
@@ -183,7 +186,8 @@ fn own_configuration_is_built_in_place_and_lost_by_no_failure() {
     assert!(host.build(&asking("CONFIG_B=y\n")).is_err());
     assert_eq!(fs::read_to_string(&config).unwrap(), own);
     let built = host.build(&asking("CONFIG_A=y\n")).unwrap();
-    assert_eq!((built.base.as_str(), built.build_dir), (".config", source.path().canonicalize().unwrap()));
+    assert_eq!((built.base.as_str(), &built.build_dir), (".config", &source.path().canonicalize().unwrap()));
+    drop(built);
     assert_eq!(fs::read_to_string(&config).unwrap(), "CONFIG_A=y\nCONFIG_D=y\nCONFIG_X86_64=y\n");
     assert_eq!(fs::read_to_string(source.path().join(".config.old")).unwrap(), own);
     assert!(!host.build(&asking("CONFIG_A=y\n")).unwrap().configured);
@@ -197,7 +201,8 @@ fn build_folder_keeps_the_base_that_it_was_given_and_a_users_own_configuration()
     let base = host.build(&spec).unwrap().base;
     let again = BuildSpec { base: None, ..spec };
     let built = host.build(&again).unwrap();
-    assert_eq!((built.base, built.configured), (base, false));
+    assert_eq!((&built.base, built.configured), (&base, false));
+    drop(built);
     fs::write(folder.path().join(".config"), "CONFIG_X86_64=y\nCONFIG_D=y\n").unwrap();
     assert_eq!(host.build(&again).unwrap().base, ".config");
     assert!(fs::read_to_string(folder.path().join(".config")).unwrap().contains("CONFIG_D=y"));

@@ -16,7 +16,8 @@ use crate::ui::{self, Align, Stream, Style, Table, paint};
 /// Options of `ci`.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
-    /// Add the steps that take long: the suite without KVM, twenty smoke runs in a row, the benchmark, fuzzing
+    /// Add the steps that take long: the suite without KVM, twenty smoke runs in a row, the benchmark, a kernel
+    /// bisected from source, fuzzing
     #[arg(long)]
     full: bool,
 }
@@ -78,6 +79,8 @@ fn steps(full: bool) -> Vec<Step> {
             steps.push(Step::new(&format!("smoke, {number} of {SMOKE_RUNS}"), "xtask smoke"));
         }
         steps.push(Step::new("boot benchmark", "xtask bench boot"));
+        // It builds a kernel from source a few times.
+        steps.push(Step::script("bisect", "tests/bisect/run.sh"));
     }
     steps
 }

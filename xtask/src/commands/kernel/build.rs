@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use kiln::rootfs::cache::Cache;
 use kiln::rootfs::kernel::build::{self, BuildSpec, Built};
+use kiln::run::Recipe;
 use serde::Serialize;
 
 use crate::exit::Exit;
@@ -13,8 +14,14 @@ use crate::options::{BuildOptions, module};
 use crate::report::{JsonTo, Report};
 use crate::ui::{self, Bars};
 
+const FILES: &str = "\
+A file of options has lines as a .config has them. In it, `# over: NAME` says what it is merged over (`nothing`: all \
+that is not in it is off; without such a line kconfig's defaults are taken for it), and `# optional`, above an \
+option, that a kernel may not have it.";
+
 /// Options of `kernel build`.
 #[derive(clap::Args, Debug)]
+#[command(after_help = FILES)]
 pub(super) struct Build {
     /// The kernel's source tree
     #[arg(long, value_name = "DIR")]
@@ -52,18 +59,20 @@ struct Own {
 /// Builds.
 pub(super) fn run(args: &Build, name: &'static str, json: &JsonTo) -> Result<Exit> {
     let cache = Cache::open(None)?;
-    let spec = BuildSpec { modules: args.modules.clone(), ..args.options.spec(&args.src) };
+    // With those that a guest can't do without, so that what comes of it can be booted as it is.
+    let modules = args.modules.clone();
+    let spec = BuildSpec { modules, modules_if_any: Recipe::MODULES, ..args.options.spec(&args.src) };
     let began = Instant::now();
     let built = build::build(&cache, &spec, &Bars::new())?;
     ui::line(ui::stream(json), &summary(&built, began.elapsed()))?;
     let own = Own {
-        release: built.files.release,
+        release: built.files.release.clone(),
         image: built.files.image.display().to_string(),
         vmlinux: built.vmlinux.display().to_string(),
-        modules_dir: built.files.modules_dir.map(|dir| dir.display().to_string()),
+        modules_dir: built.files.modules_dir.as_ref().map(|dir| dir.display().to_string()),
         build_dir: built.build_dir.display().to_string(),
         log: built.log.display().to_string(),
-        base: built.base,
+        base: built.base.clone(),
         config: spec.fragments,
         configured: built.configured,
         rebuilt: built.made > 0,

@@ -38,8 +38,8 @@ struct Definition {
     prompt: Option<Vec<Rc<Expr>>>,
     /// Of the options of a choice, one is taken.
     choice: Option<usize>,
-    /// What the shell is asked for its default.
-    macros: Vec<String>,
+    /// What its defaults are, and when.
+    defaults: Vec<Expr>,
     /// The least and the most, as they are written.
     range: Option<(String, String)>,
 }
@@ -48,6 +48,15 @@ struct Definition {
 struct Select {
     by: String,
     condition: Option<Rc<Expr>>,
+}
+
+impl Definition {
+    /// What the shell is asked for its defaults.
+    fn macros(&self) -> Vec<&str> {
+        let mut macros = Vec::new();
+        self.defaults.iter().for_each(|expr| expr.macros(&mut macros));
+        macros
+    }
 }
 
 impl Kconfig {
@@ -61,9 +70,18 @@ impl Kconfig {
         self.symbols.get(name)?.iter().find_map(|definition| definition.choice)
     }
 
-    /// The options that `name` selects, or depends on.
+    /// The options that `name` selects or depends on, and those that no one is asked for and that are there for it.
     pub(super) fn needs(&self, name: &str) -> Vec<&str> {
         let mut found = Vec::new();
+        for (other, definitions) in &self.symbols {
+            let mut reasons = Vec::new();
+            for definition in definitions.iter().filter(|definition| definition.prompt.is_none()) {
+                definition.defaults.iter().for_each(|expr| expr.symbols(&mut reasons));
+            }
+            if reasons.contains(&name) {
+                found.push(other.as_str());
+            }
+        }
         for (selected, by) in &self.selects {
             if by.iter().any(|select| select.by == name) {
                 found.push(selected.as_str());

@@ -152,10 +152,8 @@ impl Reader<'_> {
             }
             "def_bool" | "def_tristate" | "default" => {
                 definition.tristate |= word == "def_tristate";
-                let mut macros = Vec::new();
-                let expr = Expr::read(split_condition(rest).0.unwrap_or_default());
-                expr.macros(&mut macros);
-                definition.macros.extend(macros.into_iter().map(str::to_owned));
+                let (value, condition) = split_condition(rest);
+                definition.defaults.extend(value.into_iter().chain(condition).map(Expr::read));
             }
             "range" => {
                 let mut bounds = rest.split_whitespace().map(str::to_owned);

@@ -53,7 +53,7 @@ endchoice
          if Q\nconfig UNDER_Q\n\ttristate \"under\"\n\tselect LOW\nendif\n\
          config LOW\n\ttristate\nconfig EXPERT\n\tbool \"e\"\nconfig ASKED_IF\n\tbool \"x\" if EXPERT\n\
          config WITH_X\n\tbool \"x\"\n\tdepends on CC_HAS_X\nconfig WITH_TOOL\n\tbool \"x\"\n\tdepends on $(success,tool)\n\
-         config NUMBER\n\tint \"n\"\n\trange 1 9\nconfig LATER\n\tbool \"x\"\n\tdepends on BUS if Q\n\
+         config NUMBER\n\tint \"n\"\n\trange 1 MOST\nconfig MOST\n\tint\n\tdefault 9\nconfig LATER\n\tbool \"x\"\n\tdepends on BUS if Q\n\
          menu \"Hidden\"\n\tvisible if EXPERT\nconfig IN_HIDDEN\n\tbool \"h\"\nendmenu\n",
     ),
 ];
@@ -140,7 +140,7 @@ fn compiler_and_tools_are_blamed_where_they_are_asked() {
 
 #[test]
 fn values_that_do_not_fit_say_what_would() {
-    assert_why("NUMBER", "10", "CONFIG_NUMBER=9\n", "its range is 1 to 9");
+    assert_why("NUMBER", "10", "CONFIG_NUMBER=9\nCONFIG_MOST=9\n", "its range is 1 to 9");
     assert_why("BUS", "m", "CONFIG_MODULES=y\n", "it can't be a module: say y");
     assert_why(
         "UNDER_Q",

@@ -46,27 +46,13 @@ impl Kconfig {
             Some(hidden) if !hidden.is_empty() => {
                 format!("it can be asked for only with {}", self.list(&hidden, values))
             }
-            Some(_) => self.otherwise(definitions, got),
+            Some(_) => otherwise(definitions, got, values),
         }
-    }
-
-    /// What remains when all that can be evaluated holds.
-    fn otherwise(&self, definitions: &[Definition], got: Option<&str>) -> String {
-        if let Some((least, most)) = definitions.iter().find_map(|definition| definition.range.as_ref()) {
-            return format!("its range is {least} to {most}");
-        }
-        let depends = definitions.iter().flat_map(|definition| &definition.depends);
-        let mut macros = Vec::new();
-        depends.for_each(|expr| expr.macros(&mut macros));
-        if macros.is_empty() {
-            return format!("kconfig made it {}", got.unwrap_or("n"));
-        }
-        format!("a tool of this host lacks what it needs: {}", macros.join(", "))
     }
 
     fn without_prompt(&self, name: &str, definitions: &[Definition]) -> String {
         let by: Vec<&str> = self.selects.get(name).into_iter().flatten().map(|s| s.by.as_str()).collect();
-        let macros: Vec<&String> = definitions.iter().flat_map(|definition| &definition.macros).collect();
+        let macros: Vec<&str> = definitions.iter().flat_map(Definition::macros).collect();
         if let Some(asked) = macros.first() {
             return format!("it can't be asked for: a tool of this host decides, by {asked}");
         }
@@ -143,12 +129,27 @@ impl Kconfig {
             return "is not set".to_owned();
         }
         let by: Vec<&str> = self.selects.get(name).into_iter().flatten().map(|s| s.by.as_str()).collect();
-        match definitions.iter().flat_map(|definition| &definition.macros).next() {
+        match definitions.iter().flat_map(Definition::macros).next() {
             Some(asked) => format!("a tool of this host lacks ({asked})"),
             None if by.is_empty() => "is not set and can't be asked for".to_owned(),
             None => format!("is not set (by {})", names(&by)),
         }
     }
+}
+
+/// What remains when all that can be evaluated holds.
+fn otherwise(definitions: &[Definition], got: Option<&str>, values: &Values) -> String {
+    if let Some((least, most)) = definitions.iter().find_map(|definition| definition.range.as_ref()) {
+        let bound = |bound: &str| values.raw(bound).unwrap_or(bound).to_owned();
+        return format!("its range is {} to {}", bound(least), bound(most));
+    }
+    let depends = definitions.iter().flat_map(|definition| &definition.depends);
+    let mut macros = Vec::new();
+    depends.for_each(|expr| expr.macros(&mut macros));
+    if macros.is_empty() {
+        return format!("kconfig made it {}", got.unwrap_or("n"));
+    }
+    format!("a tool of this host lacks what it needs: {}", macros.join(", "))
 }
 
 /// Those of `conditions` that keep an option below `least`, taken apart.
