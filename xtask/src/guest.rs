@@ -2,7 +2,7 @@
 //! scripts and the shell see of it.
 
 use std::fs;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 use std::time::Duration;
 
@@ -94,7 +94,9 @@ pub(crate) fn boot(
                 io.stdin = Some(Box::new(Keys::struck()));
                 io.console = Some(Box::new(io::stdout()));
             } else {
-                io.stdin = Some(Box::new(io::stdin()));
+                // From a terminal that shows nothing of the guest, nothing comes.
+                let typed = !io::stdin().is_terminal();
+                io.stdin = typed.then(|| Box::new(io::stdin()) as Box<dyn io::Read + Send>);
                 io.console = Some(Box::new(Harmless::default()));
             }
         }

@@ -92,6 +92,13 @@ fn image_option_of_the_other_format_is_refused() {
 }
 
 #[test]
+fn machine_option_without_a_machine_is_refused() {
+    assert_refused(&["rootfs", "--initrd", "x"], &["--initrd", "smoke"]);
+    assert_refused(&["rootfs", "--append", "x"], &["--append", "--run"]);
+    assert_refused(&["rootfs", "--disk", "/nonexistent"], &["--disk", "--run"]);
+}
+
+#[test]
 fn image_output_that_is_no_file_is_refused() {
     assert_refused(&["rootfs", "--output", "/"], &["--output /", "a folder"]);
     assert_refused(&["rootfs", "--output", "/dev/stdout"], &["--output /dev/stdout"]);

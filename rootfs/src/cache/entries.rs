@@ -1,7 +1,7 @@
 //! What the cache holds, piece by piece.
 
 use std::fs::{self, DirEntry, Metadata};
-use std::io;
+use std::io::{self, ErrorKind};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -25,14 +25,15 @@ pub struct Entry {
 }
 
 impl Cache {
-    /// All that the cache holds, in the order of the paths.
+    /// All that the cache holds, in the order of the paths. What can't be looked into counts for nothing; what is half
+    /// made looks after itself.
     ///
     /// # Errors
-    /// Its folders can't be read.
+    /// The cache can't be read.
     pub fn entries(&self) -> io::Result<Vec<Entry>> {
         let mut found = Vec::new();
-        for shelf in list(self.root())? {
-            if shelf.file_type()?.is_dir() {
+        for shelf in fs::read_dir(self.root())?.collect::<Result<Vec<_>, _>>()? {
+            if shelf.file_type()?.is_dir() && shelf.path() != self.tmp() {
                 let depth = if shelf.file_name() == RUNS { RUNS_DEPTH } else { 1 };
                 collect(&shelf.path(), depth, &mut found)?;
             }
@@ -42,10 +43,12 @@ impl Cache {
     }
 }
 
-/// What is in a folder; nothing if it is gone, for others clean too.
+/// What is in a folder; nothing if it is gone, for others clean too, or another user's.
 fn list(folder: &Path) -> io::Result<Vec<DirEntry>> {
     match fs::read_dir(folder) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied) => {
+            Ok(Vec::new())
+        }
         entries => entries?.collect(),
     }
 }
@@ -94,7 +97,7 @@ fn walk(path: &Path, metadata: &Metadata) -> io::Result<(u64, i64)> {
 /// None for what a run that ends while we look has taken away.
 fn look(path: &Path) -> io::Result<Option<Metadata>> {
     match fs::symlink_metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         other => other.map(Some),
     }
 }

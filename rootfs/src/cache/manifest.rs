@@ -6,7 +6,7 @@
 use std::fs::{self, Metadata};
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
@@ -93,6 +93,20 @@ pub(super) fn known(file: &Path) -> Option<String> {
     (stamp == record.stamp && record.hash != UNREAD).then_some(record.hash)
 }
 
+/// Notes the SHA-256 of a large file in an entry, for [`known`].
+pub(super) fn learn(file: &Path, hash: &str) -> Option<()> {
+    let entry = file.parent()?;
+    let mut records = parse(&fs::read(entry.join(NAME)).ok()?)?;
+    let record = records.iter_mut().find(|record| file.file_name() == Some(record.path.as_os_str()))?;
+    let stamp = Stamp::of(&fs::symlink_metadata(file).ok()?);
+    if stamp == record.stamp && record.hash == UNREAD {
+        hash.clone_into(&mut record.hash);
+        // Somebody else's cache may not be ours to write: it is taken again the next time.
+        save(entry, &records).ok()?;
+    }
+    Some(())
+}
+
 /// Whether there is an account in `entry`.
 pub(super) fn is_in(entry: &Path) -> bool {
     entry.join(NAME).is_file()
@@ -133,7 +147,9 @@ fn hash_of(path: &Path, metadata: &Metadata) -> Result<String, Error> {
 
 /// What is there is whole: it is written beside it, and takes its place.
 fn save(entry: &Path, records: &[Record]) -> std::io::Result<()> {
-    let mut part = tempfile::Builder::new().prefix(NAME).tempfile_in(entry)?;
+    // For whoever may read the cache.
+    let readable = fs::Permissions::from_mode(0o644);
+    let mut part = tempfile::Builder::new().prefix(NAME).permissions(readable).tempfile_in(entry)?;
     let mut text = MAGIC.as_bytes().to_vec();
     for Record { hash, stamp: Stamp { size, mtime, ctime }, path } in records {
         let times = format!("{}.{} {}.{}", mtime.0, mtime.1, ctime.0, ctime.1);
@@ -187,6 +203,8 @@ mod tests {
     fn entry_as_it_was_made_holds() {
         let dir = entry();
         assert!(is_in(dir.path()) && holds(dir.path()));
+        let mode = fs::metadata(dir.path().join(NAME)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o644, "other users read it, too");
         assert!(!holds(&dir.path().join("sub")));
     }
 
@@ -239,7 +257,10 @@ mod tests {
         let file = fs::File::create(dir.path().join("large")).unwrap();
         file.set_len(LARGE + 1).unwrap();
         write(dir.path()).unwrap();
-        assert!(holds(dir.path()) && known(&dir.path().join("large")).is_none());
+        let path = dir.path().join("large");
+        assert!(holds(dir.path()) && known(&path).is_none());
+        learn(&path, "hash").unwrap();
+        assert!(holds(dir.path()) && known(&path).as_deref() == Some("hash"));
         file.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
         assert!(!holds(dir.path()));
     }

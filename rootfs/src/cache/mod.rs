@@ -13,7 +13,6 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
@@ -133,14 +132,19 @@ impl Cache {
         let part = self.tmp().join(format!("{kind}-{name}.part"));
         remove(&part).map_err(Error::io("remove", &part))?;
         fs::create_dir_all(&part).map_err(Error::io("create", &part))?;
-        let built = build(&part).and_then(|()| Ok(self.keep(&part, &shelf, &path)?));
+        let built = build(&part).and_then(|()| {
+            // From the moment that it is there, it is ours.
+            let part_held = pin::open(&part);
+            self.keep(&part, &shelf, &path)?;
+            pin::keep(&path, part_held);
+            Ok(())
+        });
         if built.is_err() {
             // What can't be removed now is removed when the cache is next opened.
             let _ = remove(&part);
         }
         built?;
-        pin::hold(&path);
-        self.make_room()?;
+        self.make_room();
         Ok(path)
     }
 
@@ -163,17 +167,16 @@ impl Cache {
 
     /// Removes an entry, or whatever is in its place: at once for others, who never see half of it.
     fn take_away(&self, path: &Path) -> io::Result<()> {
-        static TAKEN: AtomicU64 = AtomicU64::new(0);
-        let number = TAKEN.fetch_add(1, Ordering::Relaxed);
-        let away = self.tmp().join(format!("gone-{}-{number}.part", std::process::id()));
-        match fs::rename(path, &away) {
+        if path.symlink_metadata().is_err() {
+            return Ok(());
+        }
+        fs::create_dir_all(self.tmp())?;
+        let away = tempfile::Builder::new().prefix("gone-").suffix(".part").tempdir_in(self.tmp())?;
+        match fs::rename(path, away.path().join("entry")) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(error) => Err(error),
             // What can't be removed now is removed when the cache is next opened.
-            Ok(()) => {
-                let _ = remove(&away);
-                Ok(())
-            }
+            Ok(()) => away.close().or(Ok(())),
         }
     }
 
@@ -195,7 +198,9 @@ impl Cache {
         // What is kept of it is for whoever may read the cache.
         let readable = fs::Permissions::from_mode(0o644);
         let made = tempfile::Builder::new().prefix(SCRATCH).permissions(readable).tempfile_in(self.tmp());
-        made.map_err(Error::io("create a file in", &self.tmp()))
+        let file = made.map_err(Error::io("create a file in", &self.tmp()))?;
+        pin::lock_shared(file.as_file());
+        Ok(file)
     }
 
     /// Removes the half-built entries that no live process holds the lock of.
@@ -208,12 +213,13 @@ impl Cache {
             {
                 let _ = remove(&path);
             }
-            // A scratch file has no lock; no live process keeps one for so long.
+            // One that is being made has no lock yet; it is young, too.
             let old = |metadata: &fs::Metadata| {
                 metadata.modified().is_ok_and(|then| then.elapsed().is_ok_and(|age| age > SCRATCH_LIFE))
             };
             if entry.file_name().as_encoded_bytes().starts_with(SCRATCH.as_bytes())
                 && entry.metadata().is_ok_and(|metadata| old(&metadata))
+                && pin::claim(&path).is_some()
             {
                 let _ = remove(&path);
             }
@@ -266,11 +272,23 @@ pub fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
+/// Keeps a folder or file of a cache, which is open here, from being taken away to make room, as long as it is open.
+pub fn hold(open: &File) {
+    // Nobody is about to remove what has just been made or found.
+    pin::lock_shared(open);
+}
+
 /// The SHA-256 of a file in an entry, in hexadecimal, if it was taken when the entry was made and the file has not
 /// changed since.
 #[must_use]
 pub fn known_sha256(file: &Path) -> Option<String> {
     manifest::known(file)
+}
+
+/// Notes the SHA-256 of a file in an entry that was too large to be read when the entry was made.
+pub(crate) fn learn_sha256(file: &Path, hash: &str) {
+    // Without it, it is taken again.
+    let _ = manifest::learn(file, hash);
 }
 
 /// The SHA-256 of a file's content, in hexadecimal.

@@ -16,17 +16,29 @@ static PINS: Mutex<BTreeMap<PathBuf, File>> = Mutex::new(BTreeMap::new());
 
 /// Holds the folder `entry` until this process ends, and marks it as used just now. Whether it is there.
 pub(super) fn hold(entry: &Path) -> bool {
-    let Ok(folder) = File::open(entry) else { return false };
-    // Whoever locks it otherwise is about to remove it. A file system without locks makes it no worse.
-    if flock(&folder, FlockOperation::NonBlockingLockShared) == Err(Errno::WOULDBLOCK)
-        || !is_at(&folder, entry)
-    {
-        return false;
-    }
+    let Some(folder) = open(entry).filter(|folder| is_at(folder, entry)) else { return false };
+    keep(entry, Some(folder));
+    true
+}
+
+/// The folder `path`, held; none if it is not there, or somebody is about to remove it.
+pub(super) fn open(path: &Path) -> Option<File> {
+    let folder = File::open(path).ok()?;
+    lock_shared(&folder).then_some(folder)
+}
+
+/// Keeps what [`open`] has opened, which is at `entry` now, until this process ends, and marks it as used just now.
+pub(super) fn keep(entry: &Path, folder: Option<File>) {
+    let Some(folder) = folder else { return };
     // Somebody else's cache is not ours to mark.
     let _ = folder.set_modified(SystemTime::now());
     PINS.lock().unwrap_or_else(PoisonError::into_inner).insert(entry.to_owned(), folder);
-    true
+}
+
+/// Keeps others from removing what is open here; not so where somebody is about to. A file system without locks makes
+/// it no worse.
+pub(super) fn lock_shared(file: &File) -> bool {
+    flock(file, FlockOperation::NonBlockingLockShared) != Err(Errno::WOULDBLOCK)
 }
 
 /// The folder locked for its removal; none if it is in use or gone.

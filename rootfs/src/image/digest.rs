@@ -6,10 +6,11 @@ use sha2::{Digest, Sha256};
 
 use super::host::{self, HostFile};
 use crate::Error;
-use crate::cache::{hex, known_sha256};
+use crate::cache::{hex, known_sha256, learn_sha256};
 use crate::progress::{Progress, Work};
 
-/// The SHA-256 of the image at `path`, in hexadecimal; the cache knows it of its own smaller ones. Holes are zeros,
+/// The SHA-256 of the image at `path`, in hexadecimal; the cache knows it of its own, of
+/// larger ones once it was taken. Holes are zeros,
 /// which are hashed but not read.
 ///
 /// # Errors
@@ -40,7 +41,9 @@ pub fn sha256(path: &Path, progress: &dyn Progress) -> Result<String, Error> {
         Ok(())
     })?;
     fill(&mut hash, at, length);
-    Ok(hex(&hash.finalize()))
+    let hash = hex(&hash.finalize());
+    learn_sha256(path, &hash);
+    Ok(hash)
 }
 
 #[cfg(test)]

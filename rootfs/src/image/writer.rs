@@ -11,10 +11,16 @@ use super::host::{self, HostFile};
 use super::tree::{Node, Source, Tree, wrong};
 use crate::Error;
 
+/// The name of an archive's last entry: whoever reads it stops there.
+const END: &str = "TRAILER!!!";
+
 /// Writes all of `tree`, and the archive's end.
 pub(super) fn write(tree: &Tree, output: &mut impl Write) -> Result<(), Error> {
     let mut buffer = host::buffer();
     for (number, (path, node)) in (1..).zip(tree.iter()) {
+        if path == END {
+            return Err(wrong(path, "an archive ends with an entry of that name"));
+        }
         let entry = |kind: FileType, mode: u32| {
             Builder::new(path).ino(number).mode(kind.as_raw_mode() | mode).uid(0).gid(0).nlink(1).mtime(0)
         };

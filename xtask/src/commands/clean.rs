@@ -1,12 +1,11 @@
-//! `clean`: the cache, by age or whole.
+//! `clean`: the cache, by age, by size or whole.
 
 use std::fs;
-use std::io;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
-use kiln::rootfs::cache::{self, Cache};
+use kiln::rootfs::cache::{self, Cache, Entry};
 use kiln::rootfs::size;
 
 use crate::exit::Exit;
@@ -30,6 +29,9 @@ pub(crate) struct Args {
     dry_run: bool,
 }
 
+/// How deep a case's folder, `<suite>/<case>`, is below that of the runs.
+const RUNS_DEPTH: u32 = 2;
+
 /// Empties the cache, or takes from it what is old.
 pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
     let cache = Cache::look();
@@ -40,35 +42,36 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
         return Ok(Exit::PASSED);
     }
     check_ours(&cache)?;
-    let failed = || format!("failed to read {}", root.display());
     let entries = match (args.older_than, args.down_to) {
-        (Some(age), _) => {
-            let limit = SystemTime::now().checked_sub(age).unwrap_or(UNIX_EPOCH);
-            let mut entries = cache.entries().with_context(failed)?;
-            entries.retain(|entry| entry.used < limit);
+        (_, Some(size)) => cache.beyond(size)?,
+        (age, None) => {
+            let mut entries =
+                cache.entries().with_context(|| format!("failed to read {}", root.display()))?;
+            let limit = age.map(|age| SystemTime::now().checked_sub(age).unwrap_or(UNIX_EPOCH));
+            entries.retain(|entry| limit.is_none_or(|limit| entry.used < limit));
             entries
         }
-        (None, Some(size)) if args.dry_run => cache.beyond(size)?,
-        (None, Some(size)) => cache.shrink(size)?,
-        (None, None) => cache.entries().with_context(failed)?,
     };
-    let freed = ui::bytes(entries.iter().map(|entry| entry.size).sum());
+    let size = |entries: &[Entry]| entries.iter().map(|entry| entry.size).sum::<u64>();
+    let all = size(&entries);
     if args.dry_run {
         for entry in &entries {
             ui::line(stream, &format!("{} ({})", entry.path.display(), ui::bytes(entry.size)))?;
         }
-        ui::line(stream, &format!("{freed} would be freed"))?;
+        ui::line(stream, &format!("{} would be freed, but for what is in use then", ui::bytes(all)))?;
         return Ok(Exit::PASSED);
     }
-    if args.older_than.is_none() && args.down_to.is_none() {
+    let stayed = cache.discard(entries);
+    let whole = args.older_than.is_none() && args.down_to.is_none();
+    if whole && stayed.is_empty() && !cache.is_in_the_making() {
         remove(&root)?;
     } else {
-        for entry in &entries {
-            // Of what was to be shrunk it is gone already.
-            remove(&entry.path)?;
-        }
-        tidy_up(&root, &root).with_context(|| format!("failed to tidy up {}", root.display()))?;
+        tidy_up(&root.join("runs"), RUNS_DEPTH);
     }
+    for entry in &stayed {
+        ui::line(stream, &format!("{} stays: it is in use, or not ours to remove", entry.path.display()))?;
+    }
+    let freed = ui::bytes(all - size(&stayed));
     ui::line(stream, &format!("{freed} freed in {}", root.display()))?;
     Ok(Exit::PASSED)
 }
@@ -85,22 +88,19 @@ fn check_ours(cache: &Cache) -> anyhow::Result<()> {
     )
 }
 
-/// Removes links to what is gone (`latest`) and folders that are empty, but not `root`.
-fn tidy_up(folder: &Path, root: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        let kind = entry.file_type()?;
-        if kind.is_symlink() && !entry.path().exists() && entry.file_name() == "latest" {
-            fs::remove_file(entry.path())?;
-        } else if kind.is_dir() && entry.path().strip_prefix(root).is_ok_and(|p| p.components().count() <= 3)
-        {
-            tidy_up(&entry.path(), root)?;
+/// Removes links to what is gone (`latest`) and folders that are empty below that of the runs. What others put there or
+/// take away meanwhile is their business.
+fn tidy_up(folder: &Path, depth: u32) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if entry.file_name() == "latest" && path.is_symlink() && !path.exists() {
+            let _ = fs::remove_file(path);
+        } else if depth > 0 && entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            tidy_up(&path, depth - 1);
+            // Only one that is empty goes.
+            let _ = fs::remove_dir(path);
         }
     }
-    if folder != root && fs::read_dir(folder)?.next().is_none() {
-        fs::remove_dir(folder)?;
-    }
-    Ok(())
 }
 
 fn remove(path: &Path) -> anyhow::Result<()> {
@@ -132,8 +132,8 @@ mod tests {
     fn tidying_up_takes_dead_links_and_empty_folders_and_leaves_the_rest() {
         let root = cache();
         remove(&root.path().join("runs/smoke/boot/1-2")).unwrap();
-        tidy_up(root.path(), root.path()).unwrap();
-        assert!(!root.path().join("runs").exists());
+        tidy_up(&root.path().join("runs"), RUNS_DEPTH);
+        assert_eq!(fs::read_dir(root.path().join("runs")).unwrap().count(), 0);
         assert!(root.path().join("kernels/6.1/vmlinuz").exists());
     }
 

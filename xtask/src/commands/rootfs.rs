@@ -5,11 +5,10 @@ mod output;
 mod verify;
 
 use std::fs;
-use std::io::{self, IsTerminal};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use kiln::rootfs::cache::Cache;
 use kiln::rootfs::image::{self, PROMPT};
 use kiln::run::Task;
@@ -18,6 +17,7 @@ use serde::Serialize;
 use self::output::Output;
 use crate::exit::Exit;
 use crate::guest::{self, Show};
+use crate::interrupt::on_interrupt;
 use crate::options::{Compress, Format, FormatOptions, ImageOptions, JsonOption, MachineOptions};
 use crate::report::Report;
 use crate::ui::{self, Bars};
@@ -39,8 +39,8 @@ pub(crate) struct Args {
 
     /// Boot the image and show its console, which is kept in the run's directory. What comes on standard input is typed
     /// on it, and the guest runs until it ends (`poweroff`); if nothing comes, until its agent has said hello. On a
-    /// terminal Ctrl-a x leaves, and there is no time limit unless one is given. A disk is booted as a copy: the image
-    /// stays as it was made
+    /// terminal Ctrl-a x leaves (as ^C does), and there is no time limit unless one is given. A disk is booted as a copy:
+    /// the image stays as it was made
     #[arg(long)]
     run: bool,
 
@@ -69,6 +69,29 @@ struct Own {
     verified: bool,
 }
 
+impl Args {
+    /// What has no use is refused.
+    fn check(&self) -> Result<()> {
+        if self.machine.initrd.is_some() {
+            bail!(
+                "--initrd has no use with rootfs, which makes the image: boot one that is made with run or smoke"
+            );
+        }
+        let machine = &self.machine;
+        let given = [
+            ("--append", machine.append.is_some()),
+            ("--mem", machine.mem.is_some()),
+            ("--disk", !machine.disks.is_empty()),
+            ("--timeout", machine.timeout.timeout.is_some()),
+            ("--trace", machine.trace),
+        ];
+        match given.iter().find(|(_, given)| *given && !self.run) {
+            Some((option, _)) => bail!("{option} is for the guest's machine: it goes with --run"),
+            None => Ok(()),
+        }
+    }
+}
+
 /// Nobody sits at a guest for longer.
 const SITTING: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
@@ -77,6 +100,7 @@ pub(crate) fn run(args: Args) -> Result<Exit> {
     let json = args.json.to();
     let stream = ui::stream(&json);
     let format = args.format.image()?;
+    args.check()?;
     let output = args.output.as_deref().map(Output::find).transpose()?;
     let cache = Cache::open(None)?;
     let mut recipe = guest::recipe(&args.machine, Some(&args.image));
@@ -86,7 +110,7 @@ pub(crate) fn run(args: Args) -> Result<Exit> {
     let contents = recipe.contents(&cache, &kernel, &bars)?;
     let built = image::build(&cache, &contents, format)?;
     if args.verify {
-        verify::verify(&contents, format, &built)?;
+        verify::verify(&cache, &contents, format, &built)?;
     }
     let bytes = fs::metadata(&built).with_context(|| format!("failed to measure {}", built.display()))?.len();
     let sha256 = image::sha256(&built, &bars)?;
@@ -122,13 +146,15 @@ pub(crate) fn run(args: Args) -> Result<Exit> {
     recipe.append = format!("{}={init} {}", if disk { "init" } else { "rdinit" }, recipe.append);
     // A guest may write to its disk, and the image is what its hash says.
     let copy = if disk { Some(output::copy(&built, cache.scratch()?)?) } else { None };
+    let leftover = copy.as_ref().map(|copy| copy.path().to_owned());
+    let _gone_on_interrupt = leftover.map(|path| on_interrupt(move || drop(fs::remove_file(path))));
     let boot = copy.as_ref().map_or(built, |copy| copy.path().to_owned());
     recipe = recipe.boot_from(&cache, &kernel, boot, &bars)?;
     let task = match args.image.init {
         Some(_) => Task::Watch,
         None => Task::Console { prompt: system.then(|| PROMPT.to_owned()) },
     };
-    if args.machine.timeout.timeout.is_none() && io::stdin().is_terminal() {
+    if args.machine.timeout.timeout.is_none() && ui::can_converse() {
         recipe.timeout = SITTING;
     }
     let done =

@@ -18,7 +18,7 @@ pub(crate) use kiln::console::sanitize;
 pub(crate) use progress::Bars;
 pub(crate) use style::{Stream, Style, paint};
 pub(crate) use table::{Align, Table};
-pub(crate) use terminal::{Conversation, Keys};
+pub(crate) use terminal::{Conversation, Keys, is_possible as can_converse};
 pub(crate) use units::{bytes, duration};
 
 /// Where a command's lines for people go: to standard error when standard output is one JSON object.

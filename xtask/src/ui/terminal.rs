@@ -13,6 +13,11 @@ const ESCAPE: u8 = 1;
 /// Ctrl-a x leaves.
 const LEAVE: u8 = b'x';
 
+/// Whether a person sits at a terminal that shows what is said, too.
+pub(crate) fn is_possible() -> bool {
+    io::stdin().is_terminal() && io::stdout().is_terminal()
+}
+
 /// The terminal's mode is the guest's business while this lives.
 pub(crate) struct Conversation {
     before: Termios,
@@ -22,7 +27,7 @@ pub(crate) struct Conversation {
 impl Conversation {
     /// Takes the terminal over; none if standard input or standard output is no terminal.
     pub(crate) fn begin() -> Option<Self> {
-        if !io::stdin().is_terminal() || !io::stdout().is_terminal() {
+        if !is_possible() {
             return None;
         }
         let before = tcgetattr(io::stdin()).ok()?;
@@ -31,7 +36,7 @@ impl Conversation {
         tcsetattr(io::stdin(), OptionalActions::Now, &raw).ok()?;
         let saved = before.clone();
         let put_back = move || {
-            let _ = tcsetattr(io::stdin(), OptionalActions::Now, &saved);
+            let _ = tcsetattr(io::stdin(), OptionalActions::Flush, &saved);
         };
         Some(Self { before, _on_interrupt: on_interrupt(put_back) })
     }
@@ -39,7 +44,7 @@ impl Conversation {
 
 impl Drop for Conversation {
     fn drop(&mut self) {
-        let _ = tcsetattr(io::stdin(), OptionalActions::Now, &self.before);
+        let _ = tcsetattr(io::stdin(), OptionalActions::Flush, &self.before);
     }
 }
 

@@ -244,3 +244,15 @@ fn file_that_changes_while_it_is_copied_is_refused() {
     // The kernel's own files do not say how long they are.
     assert_refused(&with_file(Path::new("/proc/self/status"), "/x"), "it says that it is empty and is not");
 }
+
+#[test]
+fn name_that_ends_an_archive_is_refused_in_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let spec = with_file(&host_file(dir.path(), "one", "1", 0o644), "/TRAILER!!!");
+    for (format, name) in FORMATS {
+        match format {
+            Format::Ext4 { .. } => drop(as_format(&spec, format).unwrap()),
+            Format::Initramfs(_) => assert_refused_as(&spec, format, name, "an archive ends with"),
+        }
+    }
+}

@@ -1,6 +1,6 @@
 //! One run's directory: `<suite>/<case>/<start>-<pid>/`, and `latest` beside it.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -27,6 +27,16 @@ pub struct RunDirectory {
     /// Relative to the root.
     path: String,
     began: Instant,
+    /// Locked, so that nobody makes room in the cache by taking it away.
+    _held: Option<File>,
+}
+
+/// Makes the directory, and keeps it while the file is open. A file system without locks makes it no worse.
+fn hold(directory: &Path) -> io::Result<Option<File>> {
+    fs::create_dir_all(directory)?;
+    let held = File::open(directory)?;
+    kiln_rootfs::cache::hold(&held);
+    Ok(Some(held))
 }
 
 /// An event of `run.jsonl`.
@@ -71,7 +81,11 @@ impl RunDirectory {
     /// As [`Sink::of_this_process`].
     pub fn join(root: &Path, path: &str) -> io::Result<Self> {
         let sink = Sink::of_this_process(root)?;
-        Ok(Self { sink, root: root.to_owned(), path: path.to_owned(), began: Instant::now() })
+        let held = match &sink {
+            Sink::Disk(root) => hold(&root.join(path))?,
+            _ => None,
+        };
+        Ok(Self { sink, root: root.to_owned(), path: path.to_owned(), began: Instant::now(), _held: held })
     }
 
     /// The directory's path below the runs' root.

@@ -107,6 +107,7 @@ pub fn dispatch(
     progress: &dyn Progress,
 ) -> Result<Done, DispatchError> {
     let accel = choose(choice, gate::host_level()).map_err(DispatchError::Accel)?;
+    cache.make_room();
     let asked_for = &plan.machine;
     let plan = decompressed(cache, plan)?;
     // What the lab would say of it in a few seconds is said here in a moment.

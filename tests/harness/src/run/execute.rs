@@ -24,6 +24,11 @@ use crate::verdict::Verdict;
 /// How long a guest has to power off once it was asked to, or to show why its agent died.
 const GRACE: Duration = Duration::from_secs(20);
 
+/// How many bytes of a console are kept.
+const LOG_MAX: usize = 256 << 20;
+/// What follows them.
+const LOG_ENDS: &[u8] = b"\n[kiln keeps no more of this console]\n";
+
 /// What a kernel says of an image that is too large for it (init/initramfs.c).
 const NO_ROOM: &str = "Initramfs unpacking failed: write error";
 
@@ -88,7 +93,7 @@ fn run(
     let shared =
         Arc::new(Shared { console: Mutex::default(), typist, stopped_early: AtomicBool::new(false) });
     let echo = if plan.show_console { io.console.take() } else { None };
-    let serial = Box::new(Tap { shared: shared.clone(), directory: directory.clone(), echo });
+    let serial = Box::new(Tap { shared: shared.clone(), room: LOG_MAX, directory: directory.clone(), echo });
     let mut far_ends = Vec::new();
     let mut agent_port = None;
     for _ in &plan.machine.ports {
@@ -219,7 +224,9 @@ fn report(plan: &Plan, shared: &Shared, ended: &Ended, mut progress: Progress, b
         Verdict::Panic if console.tail.iter().any(|line| line.contains(NO_ROOM)) => {
             Some("the image does not fit the guest's memory: give the guest more (--mem)".to_owned())
         }
-        Verdict::Hang | Verdict::Timeout => Some(format!("no end within {:?}", plan.timeout)),
+        Verdict::Hang | Verdict::Timeout => {
+            Some(format!("no end within {:?}{}", plan.timeout, untyped(plan, shared)))
+        }
         _ => None,
     };
     Report {
@@ -246,9 +253,26 @@ fn with_purposes(missing: &str) -> String {
     missing.split(", ").map(purpose).collect::<Vec<_>>().join(", ")
 }
 
+/// Why a guest that was to be typed to was not.
+fn untyped(plan: &Plan, shared: &Shared) -> String {
+    let Task::Console { prompt } = &plan.task else { return String::new() };
+    match (shared.typist.has_anything(), prompt) {
+        (None, _) => {
+            ": standard input neither gave anything to type nor ended (`< /dev/null` ends the guest at its agent's hello)"
+                .to_owned()
+        }
+        (Some(true), Some(prompt)) if shared.typist.waits() => {
+            format!(": nothing was typed, for the console never showed the prompt's end, {prompt:?}")
+        }
+        _ => String::new(),
+    }
+}
+
 /// The UART's output on its way to the evidence, the reader of reports, and the onlooker.
 struct Tap {
     shared: Arc<Shared>,
+    /// How much of the console may still be kept.
+    room: usize,
     directory: Arc<RunDirectory>,
     echo: Option<Box<dyn Write + Send>>,
 }
@@ -260,8 +284,13 @@ impl Write for Tap {
         if let Some(echo) = &mut self.echo {
             let _ = echo.write_all(bytes).and_then(|()| echo.flush());
         }
-        // The guest must not stop because the host's disk is full.
-        let _ = self.directory.append("console.log", bytes);
+        // The guest must not stop because the host's disk is full, and must not fill it.
+        let kept = &bytes[..bytes.len().min(self.room)];
+        let _ = self.directory.append("console.log", kept);
+        self.room -= kept.len();
+        if self.room == 0 && !kept.is_empty() {
+            let _ = self.directory.append("console.log", LOG_ENDS);
+        }
         Ok(bytes.len())
     }
 

@@ -81,6 +81,11 @@ impl Typist {
         self.changed.wait_while(state, undecided).unwrap_or_else(PoisonError::into_inner).anything
     }
 
+    /// Whether the prompt has not been seen.
+    pub(super) fn waits(&self) -> bool {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).prompt.is_some()
+    }
+
     fn wait_for_the_prompt(&self) -> bool {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let waiting = |state: &mut State| state.prompt.is_some() && !state.ended;

@@ -37,6 +37,8 @@ fn row(entry: &Listed) -> [String; 4] {
     if let Some(target) = &entry.target {
         path.push_str(&format!(" -> {target}"));
     }
+    // A name with a line's end in it is no second row.
+    let path = path.replace('\n', "\\n");
     [mode(entry.mode), format!("{}:{}", entry.uid, entry.gid), size, ui::sanitize(path.as_bytes())]
 }
 

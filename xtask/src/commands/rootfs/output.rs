@@ -37,8 +37,8 @@ impl Output {
             let folder = fs::canonicalize(folder).with_context(|| {
                 format!("--output {}: no such folder: {}", path.display(), folder.display())
             })?;
-            // A process's own descriptors: the image would be mixed with what is said about it.
-            if folder.starts_with("/proc") {
+            // The image would be mixed with what is said about it.
+            if folder.starts_with("/proc") && is_standard(&place) {
                 bail!(
                     "--output {}: one of our own streams, which carry other things: name a file",
                     path.display()
@@ -53,12 +53,16 @@ impl Output {
     }
 
     fn of(path: &Path, place: PathBuf) -> Result<Self> {
+        let is_folder = path.as_os_str().as_encoded_bytes().ends_with(b"/");
         match fs::metadata(&place) {
-            Ok(metadata) if metadata.is_dir() => {
+            Ok(metadata) if metadata.is_dir() || is_folder => {
                 bail!("--output {}: a folder: name a file in it", path.display())
             }
             Ok(metadata) if !metadata.is_file() => Ok(Self::Device(place)),
             Ok(_) => Ok(Self::File(place)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound && is_folder => {
+                bail!("--output {}: no such folder: name a file", path.display())
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::File(place)),
             Err(error) => Err(error).with_context(|| format!("failed to find {}", path.display())),
         }
@@ -80,9 +84,19 @@ impl Output {
     }
 }
 
+/// Whether it is one of a process's standard streams.
+fn is_standard(descriptor: &Path) -> bool {
+    descriptor.file_name().and_then(|name| name.to_str()).is_some_and(|name| matches!(name, "0" | "1" | "2"))
+}
+
 fn write_device(image: &mut File, path: &Path) -> io::Result<()> {
     let mut device = File::options().write(true).open(path)?;
-    io::copy(image, &mut device).map(drop)
+    io::copy(image, &mut device)?;
+    // A disk says only now what it could not take; a pipe has nothing to say.
+    match device.sync_all() {
+        Err(error) if error.kind() != io::ErrorKind::InvalidInput => Err(error),
+        _ => Ok(()),
+    }
 }
 
 fn write_file(image: &mut File, path: &Path) -> io::Result<()> {
@@ -98,6 +112,10 @@ fn write_file(image: &mut File, path: &Path) -> io::Result<()> {
         .permissions(fs::Permissions::from_mode(0o666))
         .tempfile_in(folder)?;
     copy_sparse(image, part.as_file_mut())?;
+    // Who may read what was there may read what comes there.
+    if let Ok(there) = fs::metadata(path) {
+        part.as_file().set_permissions(there.permissions())?;
+    }
     part.persist(path).map(drop).map_err(|error| error.error)
 }
 

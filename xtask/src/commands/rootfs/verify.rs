@@ -5,6 +5,7 @@ use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
+use kiln::rootfs::cache::Cache;
 use kiln::rootfs::image::{self, Format, ImageSpec, archive};
 
 /// How much is compared at once.
@@ -15,10 +16,10 @@ const PIECE: usize = 1 << 20;
 ///
 /// # Errors
 /// They differ, or the image can't be made.
-pub(super) fn verify(spec: &ImageSpec, format: Format, kept: &Path) -> Result<()> {
+pub(super) fn verify(cache: &Cache, spec: &ImageSpec, format: Format, kept: &Path) -> Result<()> {
     let mut builds = Vec::new();
     for _ in 0..2 {
-        let mut build = tempfile::tempfile().context("failed to create a file for an image")?;
+        let mut build = cache.scratch()?.into_file();
         image::write(spec, format, &mut build)?;
         builds.push(build);
     }
@@ -135,13 +136,14 @@ mod tests {
     #[test]
     fn image_in_the_cache_that_was_changed_is_noticed() {
         let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::open(Some(dir.path().join("cache"))).unwrap();
         let kept = dir.path().join("kept");
         for format in FORMATS {
             let mut file = File::create(&kept).unwrap();
             image::write(&ImageSpec::default(), format, &mut file).unwrap();
-            verify(&ImageSpec::default(), format, &kept).unwrap();
+            verify(&cache, &ImageSpec::default(), format, &kept).unwrap();
             file.set_len(file.metadata().unwrap().len() - 1).unwrap();
-            assert!(verify(&ImageSpec::default(), format, &kept).is_err());
+            assert!(verify(&cache, &ImageSpec::default(), format, &kept).is_err());
         }
     }
 }
