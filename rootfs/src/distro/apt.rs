@@ -135,14 +135,20 @@ impl<'a> Apt<'a> {
             run(command().arg("--print-uris").arg("-qq"), action[0]).map_err(|e| self.no_package(e))?;
         let total = total_in(&String::from_utf8_lossy(&listed.stdout));
         let what = format!("fetching {}", self.what);
-        download::follow(command().args(["-o", "APT::Status-Fd=1"]), &what, Some(total), self.progress)
-            .map_err(|error| self.or_mend(error))
+        download::follow(
+            command().args(["-o", "APT::Status-Fd=1"]),
+            &self.root,
+            &what,
+            Some(total),
+            self.progress,
+        )
+        .map_err(|error| self.or_mend(error))
     }
 
     fn update(&self) -> Result<(), Error> {
         let mut command = self.command("apt-get");
         command.args(["update", "-o", "APT::Update::Error-Mode=any", "-o", "APT::Status-Fd=1"]);
-        match download::follow(&mut command, "fetching the package index", None, self.progress) {
+        match download::follow(&mut command, &self.root, "fetching the package index", None, self.progress) {
             Ok(()) => fs::write(self.stamp(), "").map_err(Error::io("write", &self.stamp())),
             // One source of several that is away, or no net today: what there is may do.
             Err(error @ Error::Program { .. }) if self.has_index() => {
