@@ -15,7 +15,7 @@ impl Cache {
     ///
     /// # Errors
     /// The cache can't be read.
-    pub(super) fn make_room(&self) -> Result<(), Error> {
+    pub(crate) fn make_room(&self) -> Result<(), Error> {
         self.limit.map_or(Ok(()), |limit| self.shrink(limit).map(drop))
     }
 

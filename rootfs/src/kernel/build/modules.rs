@@ -254,6 +254,18 @@ mod tests {
     }
 
     #[test]
+    fn folder_of_no_modules_says_what_is_built_in() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = Place { source: folder.path().to_owned(), output: folder.path().to_owned() };
+        fs::write(place.made("modules.builtin"), "kernel/fs/ext4/ext4.ko\n").unwrap();
+        let laid_out = lay_out(&place, "6.12.0", &BTreeSet::new()).unwrap();
+        assert!(laid_out.ends_with("lib/modules/6.12.0"));
+        let files: Vec<_> =
+            fs::read_dir(&laid_out).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(files, ["modules.builtin"]);
+    }
+
+    #[test]
     fn module_that_can_not_be_had_says_why() {
         let why = |name: &str, config: &str| targets(&[name], &[], config).unwrap_err();
         assert_eq!(why("zfs", MODULAR), "no module zfs: no Makefile of this kernel makes it");
