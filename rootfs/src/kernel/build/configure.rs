@@ -73,7 +73,7 @@ pub(super) fn configure(
     let mut seen = BTreeSet::new();
     for list in &base.lists {
         seen.insert(list.label.clone());
-        if list.over.is_some() { merged.add(list) } else { merged.add_unchecked(list) }
+        if list.whole || base.own { merged.add_unchecked(list) } else { merged.add(list) }
     }
     let mut over = Merged::default();
     for list in lists.fragments.iter().flatten().filter(|list| seen.insert(list.label.clone())) {

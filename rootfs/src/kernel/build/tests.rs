@@ -177,6 +177,19 @@ fn option_that_can_not_be_had_is_named_with_its_list_and_the_reason() {
 }
 
 #[test]
+fn option_of_a_base_is_checked_unless_that_is_a_whole_configuration() {
+    let (host, source) = (Host::new(), tree());
+    let base =
+        |text: &str| BuildSpec { base: Some(list(source.path(), "base", text)), ..spec(source.path()) };
+    let said = host.build(&base("CONFIG_A=y\nCONFIG_NEW=y\n")).unwrap_err().to_string();
+    assert!(
+        said.contains("CONFIG_NEW=y (") && said.ends_with("line 2): this kernel has no such option"),
+        "{said}"
+    );
+    host.build(&base("# Linux/x86 6.1.0 Kernel Configuration\nCONFIG_A=y\nCONFIG_NEW=y\n")).unwrap();
+}
+
+#[test]
 fn own_configuration_is_built_in_place_and_lost_by_no_failure() {
     let (host, source) = (Host::new(), tree());
     let config = source.path().join(".config");
