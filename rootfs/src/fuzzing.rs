@@ -157,8 +157,8 @@ pub fn config(bytes: &[u8]) {
 
 /// An ELF kernel, with the configuration that it carries.
 pub fn vmlinux(bytes: &[u8]) {
-    let _ = vmlinux::parse(bytes);
-    let _ = vmlinux::parse(&*with_header(2, bytes));
+    let _ = vmlinux::parse(&mut io::Cursor::new(bytes));
+    let _ = vmlinux::parse(&mut io::Cursor::new(with_header(2, bytes)));
 }
 
 /// A kernel's own configuration among its bytes.

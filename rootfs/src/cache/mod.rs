@@ -118,14 +118,29 @@ impl Cache {
         key: &Key,
         build: impl FnOnce(&Path) -> Result<(), E>,
     ) -> Result<PathBuf, E> {
+        self.entry_if(kind, key, |_| true, build)
+    }
+
+    /// As [`Cache::entry`], of those that `is_it`: another of that name is replaced once the new one is whole.
+    ///
+    /// # Errors
+    /// Those, or another process uses the one that is to be replaced.
+    pub(crate) fn entry_if<E: From<Error>>(
+        &self,
+        kind: &str,
+        key: &Key,
+        is_it: impl Fn(&Path) -> bool,
+        build: impl FnOnce(&Path) -> Result<(), E>,
+    ) -> Result<PathBuf, E> {
         let name = key.name();
         let shelf = self.root.join(kind);
         let path = shelf.join(&name);
-        if let Some(path) = self.find(kind, key) {
+        let find = || is_it(&path).then(|| self.find(kind, key)).flatten();
+        if let Some(path) = find() {
             return Ok(path);
         }
         let _lock = self.lock(&format!("{kind}-{name}"))?;
-        if let Some(path) = self.find(kind, key) {
+        if let Some(path) = find() {
             return Ok(path);
         }
         // The lock is ours, so whoever left this is dead.
@@ -133,6 +148,8 @@ impl Cache {
         remove(&part).map_err(Error::io("remove", &part))?;
         fs::create_dir_all(&part).map_err(Error::io("create", &part))?;
         let built = build(&part).and_then(|()| {
+            let is_whole = || !is_it(&path) && manifest::holds(&path);
+            let _claimed = if is_whole() { Some(pin::take_over(&path)?) } else { None };
             // From the moment that it is there, it is ours.
             let part_held = pin::open(&part);
             self.keep(&part, &shelf, &path)?;

@@ -11,6 +11,8 @@ use std::time::SystemTime;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
+use crate::Error;
+
 /// The folders that this process holds.
 static PINS: Mutex<BTreeMap<PathBuf, File>> = Mutex::new(BTreeMap::new());
 
@@ -46,6 +48,24 @@ pub(super) fn claim(entry: &Path) -> Option<File> {
     let folder = File::open(entry).ok()?;
     flock(&folder, FlockOperation::NonBlockingLockExclusive).ok()?;
     is_at(&folder, entry).then_some(folder)
+}
+
+/// The folder, which this process may hold, locked for its replacement.
+///
+/// # Errors
+/// Another process holds it.
+pub(super) fn take_over(entry: &Path) -> Result<File, Error> {
+    let own = PINS.lock().unwrap_or_else(PoisonError::into_inner).remove(entry);
+    if let Some(folder) = &own {
+        // Not only closed: a program that was just started has the descriptor, too.
+        let _ = flock(folder, FlockOperation::Unlock);
+    }
+    claim(entry).ok_or_else(|| {
+        if own.is_some() {
+            hold(entry);
+        }
+        Error::file(entry, "it is to be replaced, and another process uses it: try again when that has ended")
+    })
 }
 
 /// Whether the open folder is the one that has that name now.

@@ -124,9 +124,10 @@ fn kernel_out_of_packages_by_hand_is_kept_and_replaced_by_a_sound_one_only() {
         fs::write(&path, bytes).unwrap();
         path
     };
-    let kernel = |text: &'static str| {
+    let image = |text: &str| bz_image(format!("6.9.1-own {text}\0").as_bytes());
+    let kernel = |text: &str| {
         package(&[
-            file("./boot/vmlinuz-6.9.1-own", text.as_bytes()),
+            file("./boot/vmlinuz-6.9.1-own", &image(text)),
             file("./boot/config-6.9.1-own", b"CONFIG_ACPI=y\n"),
         ])
     };
@@ -135,21 +136,36 @@ fn kernel_out_of_packages_by_hand_is_kept_and_replaced_by_a_sound_one_only() {
         from_packages(&cache, packages, &crate::progress::Silent).map_err(|error| error.to_string())
     };
     let first = fetch(&[write("first.deb", &kernel("one")), modules.clone()]).unwrap();
-    assert_eq!(
-        (first.release.as_str(), fs::read_to_string(&first.image).unwrap().as_str()),
-        ("6.9.1-own", "one")
-    );
+    assert_eq!(first.release, "6.9.1-own");
+    assert_eq!(fs::read(&first.image).unwrap(), image("one"));
     assert!(first.modules_dir.unwrap().join("kernel/a.ko").is_file());
     assert!(first.image.with_file_name("config").is_file());
     assert_eq!(fetch(&[write("second.deb", &kernel("two"))]).unwrap().modules_dir, None);
-    assert_eq!(fs::read_to_string(&first.image).unwrap(), "two");
+    assert_eq!(fs::read(&first.image).unwrap(), image("two"));
 
     let whole = kernel("three");
     // The kernel is found in it, and its end is not there.
     let cut = write("cut.deb", &whole[..whole.len() - 20]);
     let error = fetch(&[cut]).unwrap_err();
     assert!(error.contains("cut.deb: not a whole Debian package"), "{error}");
-    assert_eq!(fs::read_to_string(&first.image).unwrap(), "two", "what was there is there");
+    // Nor is it replaced by what only has its name, or by another.
+    for (bytes, said) in
+        [(b"rubbish".to_vec(), "no kernel that tells"), (bz_image(b"6.9.2 x\0"), "is Linux 6.9.2")]
+    {
+        let error =
+            fetch(&[write("odd.deb", &package(&[file("./boot/vmlinuz-6.9.1-own", &bytes)]))]).unwrap_err();
+        assert!(
+            error.contains("boot/vmlinuz-6.9.1-own: what the package has") && error.contains(said),
+            "{error}"
+        );
+    }
+    // Nor while someone else uses it.
+    let used = File::open(first.image.parent().unwrap()).unwrap();
+    rustix::fs::flock(&used, rustix::fs::FlockOperation::LockShared).unwrap();
+    let error = fetch(&[write("third.deb", &whole)]).unwrap_err();
+    assert!(error.contains("another process uses it"), "{error}");
+    rustix::fs::flock(&used, rustix::fs::FlockOperation::Unlock).unwrap();
+    assert_eq!(fs::read(&first.image).unwrap(), image("two"), "what was there is there");
     assert!(
         fetch(std::slice::from_ref(&modules))
             .unwrap_err()
@@ -161,4 +177,41 @@ fn kernel_out_of_packages_by_hand_is_kept_and_replaced_by_a_sound_one_only() {
     assert!(fetch(&[odd]).is_err());
     assert_eq!(fs::read_dir(cache.root().join("tmp")).unwrap().count(), 0);
     assert_eq!(list(&cache).unwrap().len(), 1);
+}
+
+#[test]
+fn links_of_a_package_are_followed_within_it_and_not_out_of_it() {
+    use std::os::unix::fs::symlink;
+
+    let dir = tempfile::tempdir().unwrap();
+    let bytes = bz_image(b"6.9.1 x\0");
+    fs::write(dir.path().join("outside"), &bytes).unwrap();
+    fs::create_dir(dir.path().join("away")).unwrap();
+    let arranged = |name: &str, image: &str, modules: &str| {
+        let (tree, entry) = (dir.path().join(name).join("tree"), dir.path().join(name));
+        for folder in ["boot", "lib/modules", "usr/lib/modules/own"] {
+            fs::create_dir_all(tree.join(folder)).unwrap();
+        }
+        fs::write(tree.join("usr/lib/image"), &bytes).unwrap();
+        fs::write(tree.join("usr/lib/modules/own/a.ko"), "").unwrap();
+        symlink(image, tree.join("boot/vmlinuz-6.9.1")).unwrap();
+        symlink(modules, tree.join("lib/modules/6.9.1")).unwrap();
+        package::arrange(&tree, &entry, "6.9.1").map(|()| entry).map_err(|error| error.to_string())
+    };
+    let entry = arranged("in", "../usr/lib/image", "../../usr/lib/modules/own").unwrap();
+    assert!(entry.join("vmlinuz").symlink_metadata().unwrap().is_file());
+    let modules = entry.join("lib/modules/6.9.1");
+    assert!(modules.symlink_metadata().unwrap().is_dir() && modules.join("a.ko").is_file());
+    let leads_out = "a link that leads out of it";
+    let image = arranged("image", "../../../outside", "../../usr/lib/modules/own").unwrap_err();
+    assert!(image.contains("boot/vmlinuz-6.9.1: ") && image.contains(leads_out), "{image}");
+    let modules = arranged("modules", "../usr/lib/image", "../../../../away").unwrap_err();
+    assert!(modules.contains("lib/modules/6.9.1: ") && modules.contains(leads_out), "{modules}");
+    assert!(dir.path().join("away").is_dir() && dir.path().join("outside").is_file());
+    assert!(
+        arranged("folder", "../usr/lib", "../../usr/lib/modules/own").unwrap_err().contains("is no file")
+    );
+    assert!(
+        arranged("dangling", "no", "no").unwrap_err().contains("failed to find the kernel in its package")
+    );
 }

@@ -1,6 +1,6 @@
 //! What is in a module's file.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::Read;
 use std::path::Path;
 
@@ -20,7 +20,16 @@ pub(super) fn uncompressed_name(file: &str) -> &str {
 
 /// A module's file, decompressed.
 pub(super) fn read(path: &Path) -> Result<Vec<u8>, Error> {
-    let packed = fs::read(path).map_err(Error::io("read", path))?;
+    let mut packed = Vec::new();
+    // Opening a pipe would wait for whoever writes to it.
+    if !fs::metadata(path).map_err(Error::io("read", path))?.is_file() {
+        return Err(Error::file(path, "not a kernel module: a module is a file"));
+    }
+    let file = File::open(path).map_err(Error::io("read", path))?;
+    file.take(LARGEST + 1).read_to_end(&mut packed).map_err(Error::io("read", path))?;
+    if packed.len() as u64 > LARGEST {
+        return Err(Error::file(path, "it is larger than any module"));
+    }
     let (packing, _) = Packing::of(path.to_str().unwrap_or_default());
     if packing == Packing::None {
         return Ok(packed);

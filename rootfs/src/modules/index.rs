@@ -88,6 +88,10 @@ pub(crate) fn listed_in(text: &str) -> Listed {
 }
 
 fn read_if_there(path: &Path) -> Result<String, Error> {
+    // Opening a pipe would wait for whoever writes to it.
+    if fs::metadata(path).is_ok_and(|metadata| !metadata.is_file() && !metadata.is_dir()) {
+        return Err(Error::file(path, "a list of modules is a file"));
+    }
     match fs::read(path) {
         Ok(text) => Ok(String::from_utf8_lossy(&text).into_owned()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),

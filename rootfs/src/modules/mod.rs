@@ -58,7 +58,7 @@ impl Module {
 pub fn closure(dir: &Path, names: &[&str]) -> Result<Vec<Module>, Error> {
     let mut walk = Walk { index: Index::read(dir)?, order: Vec::new(), seen: BTreeSet::new() };
     for name in names {
-        walk.visit(&normal(name), None)?;
+        walk.visit(&normal(name))?;
     }
     Ok(walk.order)
 }
@@ -109,15 +109,39 @@ struct Walk {
     seen: BTreeSet<String>,
 }
 
+/// A module whose dependencies are being visited.
+struct Begun {
+    name: String,
+    source: PathBuf,
+    path: String,
+    rest: std::vec::IntoIter<String>,
+}
+
 impl Walk {
-    fn visit(&mut self, name: &str, needed_by: Option<&str>) -> Result<(), Error> {
+    /// Visits a module after all that it needs. How deep that goes is the files' to say, so it is no recursion.
+    fn visit(&mut self, name: &str) -> Result<(), Error> {
+        let mut begun: Vec<Begun> = self.begin(name, None)?.into_iter().collect();
+        while let Some(mut last) = begun.pop() {
+            let Some(next) = last.rest.next() else {
+                self.order.push(Module { name: last.name, source: last.source, path: last.path });
+                continue;
+            };
+            let next = self.begin(&next, Some(&last.name))?;
+            begun.push(last);
+            begun.extend(next);
+        }
+        Ok(())
+    }
+
+    /// Looks at a module, if it has not been yet and is not built in.
+    fn begin(&mut self, name: &str, needed_by: Option<&str>) -> Result<Option<Begun>, Error> {
         // Also ends a circle, which no kernel that loads has.
         if !self.seen.insert(name.to_owned()) {
-            return Ok(());
+            return Ok(None);
         }
         let Some(file) = self.index.file(name)? else {
             if self.index.is_builtin(name) {
-                return Ok(());
+                return Ok(None);
             }
             let needed_by = needed_by.map(|by| format!(", needed by {by}")).unwrap_or_default();
             return Err(Error::NoModule {
@@ -127,11 +151,8 @@ impl Walk {
             });
         };
         let source = self.index.dir().join(&file);
-        for dependency in self.index.dependencies(name, &source)? {
-            self.visit(&dependency, Some(name))?;
-        }
+        let rest = self.index.dependencies(name, &source)?.into_iter();
         let path = content::uncompressed_name(&file).to_owned();
-        self.order.push(Module { name: name.to_owned(), source, path });
-        Ok(())
+        Ok(Some(Begun { name: name.to_owned(), source, path, rest }))
     }
 }

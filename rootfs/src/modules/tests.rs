@@ -170,3 +170,41 @@ fn index_that_makes_no_sense_is_as_if_it_were_not_there() {
     assert!(closure(dir.path(), &["gone"]).unwrap_err().to_string().starts_with("no module gone in "));
     assert!(closure(dir.path(), &["passwd", "/etc/passwd"]).is_err());
 }
+
+#[test]
+fn chain_of_modules_may_be_long() {
+    let (count, dir) = (3_000, tempfile::tempdir().unwrap());
+    let mut list = String::new();
+    for number in 0..count {
+        fs::write(dir.path().join(format!("m{number}.ko")), "").unwrap();
+        list += &format!("m{number}.ko: m{}.ko\n", number + 1);
+    }
+    fs::write(dir.path().join(format!("m{count}.ko")), "").unwrap();
+    list += &format!("m{count}.ko:\n");
+    fs::write(dir.path().join("modules.dep"), list).unwrap();
+    // Of a stack that is smaller than most.
+    let thread = std::thread::Builder::new().stack_size(128 << 10);
+    let modules = std::thread::scope(|scope| {
+        thread.spawn_scoped(scope, || closure(dir.path(), &["m0"]).unwrap()).unwrap().join().unwrap()
+    });
+    assert_eq!((modules.len(), modules[0].name.as_str()), (count + 1, "m3000"));
+    assert_eq!(modules[count].name, "m0");
+}
+
+#[test]
+fn what_is_no_file_or_too_large_is_refused_unread() {
+    let dir = tree(&[("kernel/large.ko", Vec::new())]);
+    let at = |name: &str| dir.path().join(name);
+    fs::File::options().write(true).open(at("kernel/large.ko")).unwrap().set_len(3 << 30).unwrap();
+    let pipe = |name: &str| rustix::fs::mkfifoat(rustix::fs::CWD, at(name), rustix::fs::Mode::RUSR).unwrap();
+    pipe("kernel/pipe.ko");
+    let said = |name: &str| closure(dir.path(), &[name]).unwrap_err().to_string();
+    assert!(
+        said("pipe").ends_with("kernel/pipe.ko: not a kernel module: a module is a file"),
+        "{}",
+        said("pipe")
+    );
+    assert!(said("large").ends_with("kernel/large.ko: it is larger than any module"), "{}", said("large"));
+    pipe("modules.dep");
+    assert!(said("large").ends_with("modules.dep: a list of modules is a file"));
+}

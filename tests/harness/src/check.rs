@@ -137,7 +137,7 @@ pub fn check(cache: &Cache, mut kernel: KernelFiles) -> Result<Checked, CheckErr
     let carried = vmlinux.as_ref().and_then(|vmlinux| vmlinux.config.clone());
     let config = match carried {
         Some(config) => Some((config, Origin::Kernel)),
-        None => beside(cache, &image, &banner.release, &mut notes)?,
+        None => beside(cache, &image, &banner, &mut notes)?,
     };
     let is_64_bit = vmlinux.is_some() || bzimage.as_ref().is_some_and(|bzimage| bzimage.entry_64);
     let options = config.as_ref().map(|(config, _)| config);
@@ -156,19 +156,20 @@ fn cached_modules(cache: &Cache, image: &Path) -> Result<Option<PathBuf>, kiln_r
 fn beside(
     cache: &Cache,
     image: &Path,
-    release: &str,
+    banner: &Banner,
     notes: &mut Vec<String>,
 ) -> Result<Option<(Config, Origin)>, kiln_rootfs::Error> {
     // A build's `arch/x86_64/boot/bzImage` is a link, and so may a package's name for its newest kernel be.
     let real = image.canonicalize().unwrap_or_else(|_| image.to_owned());
     let mut places = Vec::new();
     for folder in [image, &real].into_iter().filter_map(Path::parent) {
+        // By the release that its name has it is this kernel's; what else is there may be anyone's.
+        places.push(folder.join(format!("config-{}", banner.release)));
         places.push(folder.join(".config"));
         if let Some(built) = BUILT.iter().find(|built| folder.ends_with(built)) {
             let root = folder.ancestors().nth(Path::new(built).components().count());
             places.extend(root.map(|root| root.join(".config")));
         }
-        places.push(folder.join(format!("config-{release}")));
         if folder.starts_with(cache.root()) {
             places.push(folder.join("config"));
         }
@@ -183,12 +184,12 @@ fn beside(
             source,
         })?;
         match Config::parse(&String::from_utf8_lossy(&text)) {
-            Some(config) if config.fits(release) => return Ok(Some((config, Origin::File(place)))),
-            Some(config) => notes.push(format!(
-                "{} is of Linux {}, and so is not taken for this kernel's",
-                place.display(),
-                config.version.unwrap_or_default()
-            )),
+            Some(config) => match config.is_not_of(banner) {
+                None => return Ok(Some((config, Origin::File(place)))),
+                Some(why) => {
+                    notes.push(format!("{} {why}, and so is not taken for this kernel's", place.display()));
+                }
+            },
             None => notes
                 .push(format!("{} sets no option, and so is not taken for a configuration", place.display())),
         }

@@ -10,11 +10,13 @@ use kiln::rootfs::kernel::build::BuildSpec;
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Kernel build options")]
 pub(crate) struct BuildOptions {
-    /// What the configuration begins with: tiny, smoke, debug, kasan, kunit, coverage, or a file; tiny if not given
+    /// What the configuration begins with: tiny, smoke, debug, kasan, kunit, coverage, or a file (`kernel build --help` tells of its
+    /// lines); tiny if not given, except where there is a .config to begin with: in the tree, or in --build-dir
     #[arg(long, value_name = "NAME|FILE", requires = "src", value_parser = NonEmptyStringValueParser::new())]
     pub(crate) base: Option<String>,
 
-    /// Options merged over it, by one of these names or from a file; the last of several wins
+    /// Options merged over it, by one of these names or from a file; the last of several wins; a .config of
+    /// your own in the tree or in --build-dir is written anew with them, and kept beside as .kiln/config.before
     #[arg(long = "config", value_name = "NAME|FILE", requires = "src", value_parser = NonEmptyStringValueParser::new())]
     pub(crate) fragments: Vec<String>,
 

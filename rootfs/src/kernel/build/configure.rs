@@ -66,13 +66,14 @@ pub(super) fn configure(
     progress: &dyn Progress,
 ) -> Result<Configured, Error> {
     let state = State::load(place);
+    let is_ours = state.as_ref().is_some_and(|state| state.is_own(place));
     let base = base(place, spec, lists.base, state.as_ref())?;
     let mut merged = Merged::default();
     let all_off = base.lists.first().and_then(|list| list.over.as_deref()) == Some("nothing");
     let mut seen = BTreeSet::new();
     for list in &base.lists {
         seen.insert(list.label.clone());
-        if list.over.is_some() { merged.add(list) } else { merged.add_unchecked(list) }
+        if list.whole || base.own { merged.add_unchecked(list) } else { merged.add(list) }
     }
     let mut over = Merged::default();
     for list in lists.fragments.iter().flatten().filter(|list| seen.insert(list.label.clone())) {
@@ -86,7 +87,7 @@ pub(super) fn configure(
         key = key.field(name, value);
     }
     let input = key.name();
-    let config = place.made(".config");
+    let config = place.made(OWN);
     let read = || fs::read(&config).map(|bytes| Values::read(&String::from_utf8_lossy(&bytes)));
     let is_same =
         |state: &State| state.input == input && state.is_own(place) && state.has_same_kconfig(place);
@@ -94,33 +95,57 @@ pub(super) fn configure(
         let values = read().map_err(Error::io("read", &config))?;
         return Ok(Configured { values, base: base.label, anew: false });
     }
-    State::forget(place)?;
     let kconfig = kconfig::read(&place.source)?;
     merged.settle_choices(&kconfig);
     for note in &merged.notes {
         progress.note(note);
     }
-    let before = base.own.then(|| fs::read(&config)).transpose().map_err(Error::io("read", &config))?;
+    // A file of our own, until it is known to have all: what is there stays as it is if it has not, or if we are ended.
+    let fresh = place.own("config")?;
+    crate::cache::remove(&fresh).map_err(Error::io("remove", &fresh))?;
+    if base.own {
+        fs::copy(&config, &fresh).map_err(Error::io("copy", &config))?;
+    }
     let list = place.own("asked.config")?;
     fs::write(&list, merged.text()).map_err(Error::io("write", &list))?;
-    let from: &[(&str, &Path)] = &[("KCONFIG_ALLCONFIG", &list)];
+    let to: (&str, &Path) = ("KCONFIG_CONFIG", &fresh);
+    let from: &[(&str, &Path)] = &[("KCONFIG_ALLCONFIG", &list), to];
     let what = "configuring the kernel";
     match (all_off, base.own && asked.is_empty()) {
-        (_, true) => make.run(what, &["olddefconfig"], &[])?,
+        (_, true) => make.run(what, &["olddefconfig"], &[to])?,
         (true, _) => make.run(what, &["allnoconfig"], from)?,
         (false, _) => make.run(what, &["alldefconfig"], from)?,
     };
-    let values = read().map_err(Error::io("read", &config))?;
+    let bytes = fs::read(&fresh).map_err(Error::io("read", &fresh))?;
+    let values = Values::read(&String::from_utf8_lossy(&bytes));
     let unmet = merged.unmet(&kconfig, &values);
     if !unmet.is_empty() {
-        if let Some(before) = before {
-            // What is a user's own is as it was.
-            fs::write(&config, before).map_err(Error::io("write back", &config))?;
-        }
         return Err(Error::Options { unmet: sentence(&unmet) });
     }
+    if base.own && !is_ours {
+        keep(place, &bytes, progress)?;
+    }
+    State::forget(place)?;
+    place.configure(&bytes)?;
     State::new(place, input, base.label.clone(), &kconfig.files)?.save(place)?;
     Ok(Configured { values, base: base.label, anew: true })
+}
+
+/// Keeps a user's own configuration as it was before `bytes` take its place, and says so.
+fn keep(place: &Place, bytes: &[u8], progress: &dyn Progress) -> Result<(), Error> {
+    let config = place.made(OWN);
+    if fs::read(&config).map_err(Error::io("read", &config))? == bytes {
+        return Ok(());
+    }
+    let before = place.own("config.before")?;
+    crate::cache::remove(&before).map_err(Error::io("remove", &before))?;
+    fs::copy(&config, &before).map_err(Error::io("copy the configuration to", &before))?;
+    progress.note(&format!(
+        "{} is written anew, with all that was asked for; as it was, it is in {}",
+        config.display(),
+        before.display()
+    ));
+    Ok(())
 }
 
 /// Decides what the options begin with.
@@ -130,7 +155,18 @@ fn base(
     given: Option<Vec<Fragment>>,
     state: Option<&State>,
 ) -> Result<Base, Error> {
+    let config = place.made(OWN);
     if let (Some(label), Some(lists)) = (&spec.base, given) {
+        let is_users = spec.build_dir.is_some()
+            && fs::symlink_metadata(&config).is_ok()
+            && !state.is_some_and(|state| state.is_own(place) && state.base != OWN);
+        if is_users {
+            let why = format!(
+                "it is none that kiln made of a base, so it is built with: --base has no use; leave it out, or move \
+                 that file away and give {label} as the base"
+            );
+            return Err(Error::file(&config, why));
+        }
         // A file by its whole path: it may be wanted again from another folder.
         let path = Path::new(label);
         let is_file = !fragment::names().contains(&label.as_str());
@@ -140,7 +176,6 @@ fn base(
         };
         return Ok(Base { label, lists, own: false });
     }
-    let config = place.made(".config");
     let chosen = place.is_in_place() || (spec.build_dir.is_some() && config.exists());
     if !chosen {
         return Ok(Base {

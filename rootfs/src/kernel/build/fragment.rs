@@ -36,6 +36,8 @@ pub(super) struct Fragment {
     pub(super) label: String,
     /// What it is merged over, if it says so.
     pub(super) over: Option<String>,
+    /// Whether it is a whole configuration, as kconfig writes it, of which a kernel may not have all.
+    pub(super) whole: bool,
     pub(super) settings: Vec<Setting>,
 }
 
@@ -98,7 +100,7 @@ fn load(what: &str) -> Result<Fragment, Error> {
 
 /// Reads a list of options.
 pub(super) fn read(label: &str, text: &str) -> Result<Fragment, Error> {
-    let mut fragment = Fragment { label: label.to_owned(), over: None, settings: Vec::new() };
+    let mut fragment = Fragment { label: label.to_owned(), over: None, whole: false, settings: Vec::new() };
     let mut optional = false;
     for (number, line) in (1..).zip(text.lines()) {
         let line = line.trim();
@@ -118,6 +120,7 @@ pub(super) fn read(label: &str, text: &str) -> Result<Fragment, Error> {
         } else if let Some(comment) = line.strip_prefix('#') {
             let comment = comment.trim();
             optional = is_optional(comment);
+            fragment.whole |= comment.starts_with("Linux/") && comment.ends_with(" Kernel Configuration");
             if let Some(over) = comment.strip_prefix("over:") {
                 fragment.over = Some(over.trim().to_owned());
             }
@@ -231,6 +234,13 @@ mod tests {
             ]
         );
         assert_eq!(fragment.over.as_deref(), Some("tiny"));
+    }
+
+    #[test]
+    fn whole_configuration_is_known_by_its_head() {
+        let whole = |text: &str| read("x", text).unwrap().whole;
+        assert!(whole("#\n# Linux/x86 6.12.1 Kernel Configuration\n#\nCONFIG_A=y\n"));
+        assert!(!whole("# over: tiny\nCONFIG_A=y\n") && !whole("# for Linux\nCONFIG_A=y\n"));
     }
 
     #[test]

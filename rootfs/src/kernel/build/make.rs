@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::{Mutex, PoisonError};
 
-use super::place::Place;
+use super::place::{Held, Place};
 use super::toolchain::Toolchain;
-use crate::Error;
 use crate::progress::{Progress, Work};
+use crate::{Error, child};
 
 const LOG: &str = "build.log";
 /// A line longer than this is passed on in pieces.
@@ -24,6 +24,7 @@ const IDLE_OBJECT: &str = "Makefile";
 pub(super) struct Make<'a> {
     tools: &'a Toolchain,
     place: &'a Place,
+    held: &'a Held,
     progress: &'a dyn Progress,
     /// Everything that is said.
     pub(super) log: PathBuf,
@@ -39,11 +40,12 @@ impl<'a> Make<'a> {
     pub(super) fn new(
         tools: &'a Toolchain,
         place: &'a Place,
+        held: &'a Held,
         progress: &'a dyn Progress,
     ) -> Result<Self, Error> {
         let log = place.own(LOG)?;
         let file = Mutex::new(File::create(&log).map_err(Error::io("create", &log))?);
-        Ok(Self { tools, place, progress, log, file })
+        Ok(Self { tools, place, held, progress, log, file })
     }
 
     /// Makes `targets`; `what` is shown for it. Errors and warnings are passed on as notes.
@@ -70,6 +72,8 @@ impl<'a> Make<'a> {
         // What one compiler says is not mixed with what another says.
         command.args([format!("-j{jobs}"), "--output-sync=target".to_owned()]).args(targets);
         self.keep(format!("$ {command:?}\n").as_bytes());
+        // Should we be killed, the folder is still locked until make has ended.
+        child::hand_on(&mut command, self.held)?;
         let work = Work::begin(self.progress, what, None);
         let started = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
         let mut child = started.map_err(|source| Error::Start { program: "make".to_owned(), source })?;

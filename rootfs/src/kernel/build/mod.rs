@@ -12,7 +12,7 @@ mod state;
 mod tests;
 mod toolchain;
 
-use std::fs::{self, File};
+use std::fs;
 use std::path::PathBuf;
 
 pub use fragment::names;
@@ -23,7 +23,7 @@ use crate::cache::Cache;
 use crate::progress::Progress;
 use configure::Lists;
 use make::Make;
-use place::Place;
+use place::{Held, Place};
 use toolchain::Toolchain;
 
 /// The base if none is named and the tree has no configuration.
@@ -66,7 +66,7 @@ pub struct Built {
     /// How many files were made; 0 means that all was up to date.
     pub made: u64,
     /// The lock of the folder.
-    _held: File,
+    _held: Held,
 }
 
 /// Whether this host has what a recent kernel is built with.
@@ -91,14 +91,25 @@ fn build_with(
     spec: &BuildSpec,
     progress: &dyn Progress,
 ) -> Result<Built, Error> {
-    let place = Place::find(cache, spec, &tools.choices())?;
+    let source = place::tree(&spec.source)?;
     let lists = Lists::read(spec)?;
-    tools.check(&place.source)?;
+    tools.check(&source)?;
+    let place = Place::find(cache, spec, source, &tools.choices())?;
     let held = place.lock(progress)?;
-    let make = Make::new(tools, &place, progress)?;
+    let make = Make::new(tools, &place, &held, progress)?;
     let configured = configure::configure(&make, &place, spec, lists, &tools.identity(), progress)?;
     tools.check_for(&configured.values)?;
     let mut made = make.run("building the kernel", &["bzImage"], &[])?.0;
+    let (image, vmlinux) = (place.made("arch/x86/boot/bzImage"), place.made("vmlinux"));
+    for path in [&image, &vmlinux] {
+        if !path.is_file() {
+            let log = make.log.display();
+            return Err(Error::file(
+                path,
+                format!("make ended well and did not make it; all that it said is in {log}"),
+            ));
+        }
+    }
     let release = release(&place)?;
     let mut modules_dir = None;
     if !spec.modules.is_empty() || (configured.values.is_yes("MODULES") && !spec.modules_if_any.is_empty()) {
@@ -113,9 +124,11 @@ fn build_with(
             modules_dir = Some(modules::lay_out(&place, &release, &targets)?);
         }
     }
+    // The folder is locked, and so is none of what goes.
+    cache.make_room();
     Ok(Built {
-        files: KernelFiles { image: place.made("arch/x86/boot/bzImage"), modules_dir, release },
-        vmlinux: place.made("vmlinux"),
+        files: KernelFiles { image, modules_dir, release },
+        vmlinux,
         log: make.log.clone(),
         build_dir: place.output.clone(),
         base: configured.base,

@@ -112,7 +112,7 @@ impl Catalogue {
             }
             let modular: Vec<&Made> = found.iter().copied().filter(|made| made.is_modular(values)).collect();
             if modular.is_empty() {
-                return Err(Error::Module { name: name.clone(), why: why_none(&found, values) });
+                return Err(Error::Module { name: name.clone(), why: why_none(&found, kconfig, values) });
             }
             take(&modular, &mut targets, &mut todo);
         }
@@ -153,16 +153,32 @@ fn take<'a>(made: &[&'a Made], targets: &mut BTreeSet<String>, options: &mut Vec
     }
 }
 
-fn why_none(found: &[&Made], values: &Values) -> String {
-    let options: BTreeSet<&str> = found.iter().filter_map(|made| made.option.as_deref()).collect();
-    let Some(option) = options.first() else {
+fn why_none(found: &[&Made], kconfig: &Kconfig, values: &Values) -> String {
+    let mut options: BTreeSet<&str> = found.iter().filter_map(|made| made.option.as_deref()).collect();
+    if options.is_empty() {
         return "no Makefile of this kernel makes it".to_owned();
-    };
-    let mend = format!("ask for CONFIG_{option}=m by --config");
+    }
+    let all = list(&options, "", "and");
+    options.retain(|option| kconfig.is_tristate(option));
+    if options.is_empty() {
+        return format!("it is only ever built into this kernel, by {all}");
+    }
+    let mend = format!("ask for {} by --config", list(&options, "=m", "or"));
     if values.is_yes("MODULES") {
-        format!("CONFIG_{option} is not set: {mend}")
+        let verb = if options.len() == 1 { "is" } else { "are" };
+        format!("{} {verb} not set: {mend}", list(&options, "", "and"))
     } else {
         format!("modules are off in this configuration: {mend}, and for CONFIG_MODULES=y")
+    }
+}
+
+/// `CONFIG_A=m, CONFIG_B=m or CONFIG_C=m`.
+fn list(options: &BTreeSet<&str>, value: &str, word: &str) -> String {
+    let mut all: Vec<String> = options.iter().map(|option| format!("CONFIG_{option}{value}")).collect();
+    match (all.pop(), all.join(", ")) {
+        (Some(last), before) if before.is_empty() => last,
+        (Some(last), before) => format!("{before} {word} {last}"),
+        (None, _) => String::new(),
     }
 }
 
@@ -213,11 +229,14 @@ mod tests {
         ("fs/ext4/Makefile", "obj-$(CONFIG_EXT4_FS) += ext4.o\next4-y := balloc.o \\\n\tinode.o\n"),
         ("lib/Makefile", "obj-y += lib.o\nobj-$(CONFIG_A) := a-b.o \\\n  sub/c.o # d.o\nobj-m += always.o\n"),
         ("crypto/Makefile", "obj-$(CONFIG_LAST) += last.o\nobj-$(CONFIG_CACHE) += cache.o\n"),
+        ("mm/Makefile", "obj-$(CONFIG_SOLID) += solid.o twice.o\n"),
+        ("net/Makefile", "obj-$(CONFIG_E1) += twice.o\nobj-$(CONFIG_E2) += twice.o\n"),
         ("arch/arm64/Makefile", "obj-$(CONFIG_ARM) += arm.o\n"),
     ];
     const KCONFIG: &str = "config VIRTIO\n\ttristate\nconfig VIRTIO_MMIO\n\ttristate \"x\"\n\tselect VIRTIO\n\
         config EXT4_FS\n\ttristate \"x\"\nconfig A\n\ttristate \"x\"\n\tdepends on VIRTIO_MMIO\n\tselect BETWEEN\n\
-        config BETWEEN\n\ttristate\n\tselect LAST\nconfig LAST\n\ttristate\nconfig CACHE\n\ttristate\n\tdefault m if A\n";
+        config BETWEEN\n\ttristate\n\tselect LAST\nconfig LAST\n\ttristate\nconfig CACHE\n\ttristate\n\tdefault m if A\n\
+        config SOLID\n\tbool \"x\"\nconfig E1\n\ttristate \"x\"\nconfig E2\n\ttristate \"x\"\n";
 
     fn targets(names: &[&str], also: &[&str], config: &str) -> Result<Vec<String>, String> {
         let source = tempfile::tempdir().unwrap();
@@ -254,6 +273,18 @@ mod tests {
     }
 
     #[test]
+    fn folder_of_no_modules_says_what_is_built_in() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = Place { source: folder.path().to_owned(), output: folder.path().to_owned() };
+        fs::write(place.made("modules.builtin"), "kernel/fs/ext4/ext4.ko\n").unwrap();
+        let laid_out = lay_out(&place, "6.12.0", &BTreeSet::new()).unwrap();
+        assert!(laid_out.ends_with("lib/modules/6.12.0"));
+        let files: Vec<_> =
+            fs::read_dir(&laid_out).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(files, ["modules.builtin"]);
+    }
+
+    #[test]
     fn module_that_can_not_be_had_says_why() {
         let why = |name: &str, config: &str| targets(&[name], &[], config).unwrap_err();
         assert_eq!(why("zfs", MODULAR), "no module zfs: no Makefile of this kernel makes it");
@@ -262,5 +293,12 @@ mod tests {
             why("ext4", "CONFIG_MODULES=y\n").contains("CONFIG_EXT4_FS is not set: ask for CONFIG_EXT4_FS=m")
         );
         assert!(why("ext4", "").contains("modules are off"));
+        // Of the options that make it, those that can be m.
+        let twice = "no module twice: CONFIG_E1 and CONFIG_E2 are not set: ask for CONFIG_E1=m or CONFIG_E2=m by --config";
+        assert_eq!(why("twice", "CONFIG_MODULES=y\n"), twice);
+        assert_eq!(
+            why("solid", MODULAR),
+            "no module solid: it is only ever built into this kernel, by CONFIG_SOLID"
+        );
     }
 }

@@ -49,9 +49,10 @@ echo "$target" >> asked
 case $target in
     olddefconfig) ;;
     *config)
-        [ -e .config ] && cp .config .config.old
+        config=${KCONFIG_CONFIG:-.config}
+        [ -e "$config" ] && cp "$config" "$config.old"
         { echo CONFIG_X86_64=y; grep -vE 'CONFIG_(B|NEW|NEWER)=' "$KCONFIG_ALLCONFIG"; } | sort -u > .new
-        mv .new .config ;;
+        mv .new "$config" ;;
     bzImage)
         echo "  CALL    scripts/checksyscalls.sh"
         if grep -q error "$src/Makefile"; then
@@ -63,6 +64,7 @@ case $target in
             touch main.o
         fi
         mkdir -p arch/x86/boot include/config
+        grep -q idle "$src/Makefile" || echo kernel > vmlinux
         echo kernel > arch/x86/boot/bzImage
         echo 6.12.0-test > include/config/kernel.release ;;
 esac
@@ -175,6 +177,19 @@ fn option_that_can_not_be_had_is_named_with_its_list_and_the_reason() {
 }
 
 #[test]
+fn option_of_a_base_is_checked_unless_that_is_a_whole_configuration() {
+    let (host, source) = (Host::new(), tree());
+    let base =
+        |text: &str| BuildSpec { base: Some(list(source.path(), "base", text)), ..spec(source.path()) };
+    let said = host.build(&base("CONFIG_A=y\nCONFIG_NEW=y\n")).unwrap_err().to_string();
+    assert!(
+        said.contains("CONFIG_NEW=y (") && said.ends_with("line 2): this kernel has no such option"),
+        "{said}"
+    );
+    host.build(&base("# Linux/x86 6.1.0 Kernel Configuration\nCONFIG_A=y\nCONFIG_NEW=y\n")).unwrap();
+}
+
+#[test]
 fn own_configuration_is_built_in_place_and_lost_by_no_failure() {
     let (host, source) = (Host::new(), tree());
     let config = source.path().join(".config");
@@ -189,8 +204,21 @@ fn own_configuration_is_built_in_place_and_lost_by_no_failure() {
     assert_eq!((built.base.as_str(), &built.build_dir), (".config", &source.path().canonicalize().unwrap()));
     drop(built);
     assert_eq!(fs::read_to_string(&config).unwrap(), "CONFIG_A=y\nCONFIG_D=y\nCONFIG_X86_64=y\n");
-    assert_eq!(fs::read_to_string(source.path().join(".config.old")).unwrap(), own);
+    let before = source.path().join(".kiln/config.before");
+    assert_eq!(fs::read_to_string(&before).unwrap(), own);
+    let noted = |notes: &Notes| {
+        let notes = notes.0.lock().unwrap();
+        notes
+            .iter()
+            .filter(|note| note.contains("is written anew") && note.ends_with("config.before"))
+            .count()
+    };
+    assert_eq!(noted(&host.notes), 1);
     assert!(!host.build(&asking("CONFIG_A=y\n")).unwrap().configured);
+    // What is written over now is of our own making.
+    assert!(host.build(&asking("CONFIG_A=y\nCONFIG_C=y\n")).unwrap().configured);
+    assert_eq!((fs::read_to_string(&before).unwrap().as_str(), noted(&host.notes)), (own, 1));
+    assert!(!source.path().join(".config.old").exists());
 }
 
 #[test]
@@ -205,7 +233,61 @@ fn build_folder_keeps_the_base_that_it_was_given_and_a_users_own_configuration()
     drop(built);
     fs::write(folder.path().join(".config"), "CONFIG_X86_64=y\nCONFIG_D=y\n").unwrap();
     assert_eq!(host.build(&again).unwrap().base, ".config");
-    assert!(fs::read_to_string(folder.path().join(".config")).unwrap().contains("CONFIG_D=y"));
+    let own = fs::read_to_string(folder.path().join(".config")).unwrap();
+    assert!(own.contains("CONFIG_D=y"));
+    // No base takes its place; what a base made is written anew.
+    let based = BuildSpec { base: Some(base), ..again };
+    let said = host.build(&based).unwrap_err().to_string();
+    assert!(
+        said.contains("/.config: it is none that kiln made of a base") && said.contains("move that file"),
+        "{said}"
+    );
+    assert_eq!(fs::read_to_string(folder.path().join(".config")).unwrap(), own);
+    fs::remove_file(folder.path().join(".config")).unwrap();
+    assert!(host.build(&based).unwrap().configured);
+    fs::write(source.path().join("Kconfig"), format!("{KCONFIG}config E\n\tbool\n")).unwrap();
+    assert!(host.build(&based).unwrap().configured);
+}
+
+#[test]
+fn make_that_makes_nothing_is_not_believed() {
+    let (host, source) = (Host::new(), tree());
+    fs::write(source.path().join("Makefile"), "idle").unwrap();
+    let said = host.build(&based(source.path(), "CONFIG_A=y\n")).unwrap_err().to_string();
+    assert!(
+        said.contains("/vmlinux: make ended well and did not make it; all that it said is in /"),
+        "{said}"
+    );
+}
+
+#[test]
+fn kernel_that_was_built_outlives_the_caches_limit_as_long_as_it_is_held() {
+    let (host, source) = (Host::new(), tree());
+    let built = host.build(&based(source.path(), "CONFIG_A=y\n")).unwrap();
+    assert!(built.build_dir.starts_with(host.cache.root().canonicalize().unwrap()));
+    assert!(
+        host.cache
+            .discard(host.cache.beyond(0).unwrap())
+            .iter()
+            .any(|stayed| stayed.path.file_name() == built.build_dir.file_name())
+    );
+    assert!(built.files.image.is_file());
+    let image = built.files.image.clone();
+    drop(built);
+    // A program that another test is just starting has the lock's descriptor, too, for a moment.
+    while !host.cache.discard(host.cache.beyond(0).unwrap()).is_empty() {
+        std::thread::yield_now();
+    }
+    assert!(!image.exists());
+}
+
+#[test]
+fn build_that_this_host_can_not_do_leaves_no_folder() {
+    let (_folder, cache) = cache();
+    let (source, tools) = (tree(), Toolchain::of(|name| (name == "PATH").then(|| "/nowhere".into())));
+    let error = build_with(&tools, &cache, &spec(source.path()), &crate::progress::Silent).unwrap_err();
+    assert!(matches!(error, Error::NoTools { .. }), "{error}");
+    assert!(!cache.root().join("build").exists());
 }
 
 #[test]

@@ -51,7 +51,22 @@ const REMOVED: &[&str] = &[
     "KCONFIG_OVERWRITECONFIG",
     "KCONFIG_SEED",
     "KCONFIG_PROBABILITY",
+    "KCONFIG_AUTOCONFIG",
+    "KCONFIG_AUTOHEADER",
+    "KCONFIG_RUSTCCFG",
+    "KCONFIG_TRISTATE",
+    "KCONFIG_NOSILENTUPDATE",
+    "KCONFIG_WERROR",
+    "KCONFIG_WARN_UNKNOWN_SYMBOLS",
+    "KBUILD_ABS_SRCTREE",
+    "KBUILD_SRC",
+    "KBUILD_KCONFIG",
+    "KBUILD_DEFCONFIG",
+    "KBUILD_EXTMOD_OUTPUT",
+    "MO",
+    "sub_make_done",
     "MAKEFLAGS",
+    "GNUMAKEFLAGS",
     "MFLAGS",
     "MAKELEVEL",
     "MAKEFILES",
@@ -342,6 +357,19 @@ mod tests {
             of(&[("PATH", "/nowhere"), ("CROSS_COMPILE", "x86_64-linux-gnu-")]),
             "x86_64-linux-gnu-gcc"
         );
+    }
+
+    #[test]
+    fn what_would_change_make_is_kept_from_it() {
+        let make = with(&[]).make();
+        let removed: Vec<_> =
+            make.get_envs().filter(|(_, value)| value.is_none()).map(|(name, _)| name).collect();
+        for name in ["GNUMAKEFLAGS", "sub_make_done", "KBUILD_ABS_SRCTREE", "MO", "KCONFIG_AUTOCONFIG", "O"] {
+            assert!(removed.contains(&OsStr::new(name)), "{name}");
+        }
+        let mut once = removed.clone();
+        once.dedup();
+        assert_eq!(removed.len(), once.len());
     }
 
     #[test]

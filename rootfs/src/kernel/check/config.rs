@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::io::Read;
 
+use super::Banner;
+
 /// What stands before and after the configuration that a kernel carries (kernel/configs.c).
 const BEGIN: &[u8] = b"IKCFG_ST";
 /// More than any configuration; one of all options is a third of a MiB.
@@ -13,6 +15,8 @@ const LARGEST: u64 = 16 << 20;
 pub struct Config {
     /// The kernel's version that the file names in its head, such as 6.1.158.
     pub version: Option<String>,
+    /// The architecture that it names there: `x86`.
+    pub arch: Option<String>,
     values: BTreeMap<String, String>,
 }
 
@@ -26,7 +30,7 @@ impl Config {
             {
                 config.values.insert(option.to_owned(), value.trim().to_owned());
             } else if config.version.is_none() {
-                config.version = version(line);
+                (config.arch, config.version) = head(line).unzip();
             }
         }
         (!config.values.is_empty()).then_some(config)
@@ -50,6 +54,25 @@ impl Config {
         own.is_none() || own == series(release)
     }
 
+    /// Why this is not the configuration of the kernel that says `banner` of itself, as far as both tell: the rest of
+    /// a sentence.
+    #[must_use]
+    pub fn is_not_of(&self, banner: &Banner) -> Option<String> {
+        let Some(arch) = &self.arch else {
+            return Some("has not the head of a kernel's own configuration".to_owned());
+        };
+        if !arch.starts_with("x86") {
+            return Some(format!("is for {arch}"));
+        }
+        if !self.fits(&banner.release) {
+            return Some(format!("is of Linux {}", self.version.as_deref().unwrap_or_default()));
+        }
+        // Before 5.8 the banner had the compiler's words of another kind (`gcc version 8.3.0 …`).
+        let said = banner.compiler.as_deref().filter(|said| !said.starts_with("gcc version "))?;
+        let own = self.value("CC_VERSION_TEXT")?.trim_matches('"');
+        (!said.contains(own)).then(|| format!("is for another compiler ({own})"))
+    }
+
     /// The configuration among the bytes of a kernel that carries it (`CONFIG_IKCONFIG`).
     pub(crate) fn carried(bytes: &[u8]) -> Option<Self> {
         let begin = super::vmlinux::find(bytes, BEGIN)?.checked_add(BEGIN.len())?;
@@ -61,8 +84,9 @@ impl Config {
     }
 }
 
-/// The version in a head such as `# Linux/x86 6.1.158 Kernel Configuration`.
-fn version(line: &str) -> Option<String> {
+/// The architecture and the version in a head such as `# Linux/x86 6.1.158 Kernel Configuration`.
+fn head(line: &str) -> Option<(String, String)> {
     let words = line.strip_prefix("# Linux/")?.strip_suffix(" Kernel Configuration")?;
-    words.split(' ').nth(1).map(str::to_owned)
+    let (arch, version) = words.split_once(' ')?;
+    Some((arch.to_owned(), version.trim().to_owned()))
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::{Banner, Config, NEEDS, Need};
 use crate::Error;
-use crate::modules::Found;
+use crate::modules::{self, Found};
 
 /// How a kernel meets a need.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,6 +15,8 @@ pub enum State {
     Module(PathBuf),
     /// It is a module, and that is not at hand.
     ModuleAway,
+    /// It is a module, in this file, and can't be loaded into this kernel: why not.
+    Unusable(PathBuf, String),
     /// It is not there.
     Missing,
     /// Nothing at hand tells.
@@ -34,13 +36,13 @@ impl Answer {
     /// Whether the kernel lacks it for certain.
     #[must_use]
     pub fn is_lacking(&self) -> bool {
-        matches!(self.state, State::ModuleAway | State::Missing)
+        matches!(self.state, State::ModuleAway | State::Unusable(..) | State::Missing)
     }
 }
 
 /// How the kernel that says `banner` of itself, with such a configuration and such a modules' folder, meets each need.
-/// Without a configuration the banner tells of a few, the folder's own lists of what can be a module, `is_64_bit` of
-/// one, and the rest is not known.
+/// The banner tells of a few, `is_64_bit` of one, and goes before the configuration, which may be another kernel's.
+/// Without one the folder's own lists tell of what can be a module, and the rest is not known.
 ///
 /// # Errors
 /// The modules' folder can't be read.
@@ -51,18 +53,23 @@ pub fn answers(
     modules: Option<&Path>,
 ) -> Result<Vec<Answer>, Error> {
     let found = modules.map(Found::read).transpose()?;
+    let usable = |file: PathBuf, name: &str| match modules.map(|dir| unusable(dir, name, &banner.release)) {
+        Some(Err(why)) => State::Unusable(file, why.to_string()),
+        _ => State::Module(file),
+    };
     let state = |need: &'static Need| -> Result<State, Error> {
+        if let Some(is_set) = told(banner, is_64_bit, need) {
+            return Ok(if is_set { State::BuiltIn } else { State::Missing });
+        }
+        let name = need.module.unwrap_or_default();
         let file = match (&found, need.module) {
             (Some(found), Some(module)) => found.file(module)?,
             _ => None,
         };
         let Some(config) = config else {
-            if let Some(is_set) = told(banner, is_64_bit, need) {
-                return Ok(if is_set { State::BuiltIn } else { State::Missing });
-            }
             let (Some(found), Some(module)) = (&found, need.module) else { return Ok(State::Unknown) };
             return Ok(match file {
-                Some(file) => State::Module(file),
+                Some(file) => usable(file, name),
                 None if found.is_builtin(module) => State::BuiltIn,
                 // A list of what is built in and no such file: a guest can have it from nowhere.
                 None if found.lists_builtin() => State::Missing,
@@ -70,13 +77,18 @@ pub fn answers(
             });
         };
         Ok(match config.value(need.option) {
-            Some("m") => file.map_or(State::ModuleAway, State::Module),
+            Some("m") => file.map_or(State::ModuleAway, |file| usable(file, name)),
             Some(_) => State::BuiltIn,
             None if is_before(&banner.release, need.since) => State::BuiltIn,
             None => State::Missing,
         })
     };
     NEEDS.iter().map(|need| Ok(Answer { need, state: state(need)? })).collect()
+}
+
+/// Why the module `name`, or one that it needs, can't be loaded into the kernel of `release`, as an error.
+fn unusable(dir: &Path, name: &str, release: &str) -> Result<(), Error> {
+    modules::closure(dir, &[name])?.iter().try_for_each(|module| module.read_for(release).map(drop))
 }
 
 /// Whether an option is set, where something else than a configuration tells for certain.

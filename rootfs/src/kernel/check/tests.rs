@@ -1,9 +1,10 @@
 //! What is told of kernels that are made here, whole and hostile.
 
 use std::fs;
-use std::io::Write;
+use std::io::{Seek, SeekFrom, Write};
 
 use super::*;
+use crate::modules::tests::module;
 
 const BANNER: &str = "6.9.1-test (me@here) (gcc (X 13.2) 13.2, GNU ld 2.41) #7 SMP Thu Jan 1 1970\n";
 
@@ -52,6 +53,10 @@ fn elf(content: &[u8], notes: &[u8]) -> Vec<u8> {
     elf.extend(content);
     elf.extend(notes);
     elf
+}
+
+fn parse(elf: &[u8]) -> Result<Vmlinux, &'static str> {
+    vmlinux::parse(&mut std::io::Cursor::new(elf))
 }
 
 fn note(name: &str, kind: u32, content: &[u8]) -> Vec<u8> {
@@ -105,7 +110,7 @@ fn elf_kernel_tells_its_notes_banner_and_configuration() {
     ]
     .concat();
     let notes = [note("GNU", 3, &[0xab; 20]), note("Xen", 18, &0x100_0000_u32.to_le_bytes())].concat();
-    let told = vmlinux::parse(&*elf(&content, &notes)).unwrap();
+    let told = parse(&elf(&content, &notes)).unwrap();
     let banner = told.banner.unwrap();
     assert_eq!(banner.text, BANNER.trim());
     assert_eq!(banner.compiler.as_deref(), Some("gcc (X 13.2) 13.2, GNU ld 2.41"));
@@ -116,23 +121,46 @@ fn elf_kernel_tells_its_notes_banner_and_configuration() {
     assert_eq!(config.version.as_deref(), Some("6.9.1"));
     let whole = elf(&content, &notes);
     for cut in 0..whole.len() {
-        assert!(vmlinux::parse(&whole[..cut]).is_err(), "{cut}");
+        assert!(parse(&whole[..cut]).is_err(), "{cut}");
     }
+}
+
+#[test]
+fn segments_that_overlap_are_refused_before_they_are_read() {
+    // One sparse segment of 200 MiB is read; the same twice is more than the file has.
+    let file = tempfile::tempfile().unwrap();
+    let mut elf = elf(b"", b"");
+    elf[64 + 32..64 + 40].copy_from_slice(&(200_u64 << 20).to_le_bytes());
+    let mut once = &file;
+    once.write_all(&elf).unwrap();
+    file.set_len(250 << 20).unwrap();
+    assert_eq!(vmlinux::parse(&mut once).unwrap(), Vmlinux::default());
+    let (first, second) = (64, 64 + 56);
+    let load = elf[first..second].to_vec();
+    elf[second..second + 56].copy_from_slice(&load);
+    once.seek(SeekFrom::Start(0)).unwrap();
+    once.write_all(&elf).unwrap();
+    assert!(vmlinux::parse(&mut once).unwrap_err().contains("larger than the file"));
+    // Nor are endless notes.
+    elf[second..second + 4].copy_from_slice(&4_u32.to_le_bytes());
+    once.seek(SeekFrom::Start(0)).unwrap();
+    once.write_all(&elf).unwrap();
+    assert!(vmlinux::parse(&mut once).unwrap_err().contains("more notes"));
 }
 
 #[test]
 fn what_is_no_kernel_is_refused() {
     let mut program = elf(b"Linux version 6.9.1 x\n", b"");
     program[16] = 3;
-    assert!(vmlinux::parse(&*program).unwrap_err().contains("program or library"));
+    assert!(parse(&program).unwrap_err().contains("program or library"));
     let mut foreign = elf(b"", b"");
     foreign[18] = 183;
-    assert!(vmlinux::parse(&*foreign).unwrap_err().contains("another machine"));
-    assert!(vmlinux::parse(&b"#!/bin/sh\n"[..]).unwrap_err().contains("no kernel"));
+    assert!(parse(&foreign).unwrap_err().contains("another machine"));
+    assert!(parse(b"#!/bin/sh\n").unwrap_err().contains("no kernel"));
     // A configuration that is cut off, or is none, is none.
     let cut = &carried("CONFIG_ACPI=y\n")[..20];
-    assert_eq!(vmlinux::parse(&*elf(cut, b"")).unwrap(), Vmlinux::default());
-    assert_eq!(vmlinux::parse(&*elf(&carried("text\n"), b"")).unwrap(), Vmlinux::default());
+    assert_eq!(parse(&elf(cut, b"")).unwrap(), Vmlinux::default());
+    assert_eq!(parse(&elf(&carried("text\n"), b"")).unwrap(), Vmlinux::default());
 }
 
 #[test]
@@ -144,13 +172,25 @@ fn configuration_belongs_to_its_own_series() {
     assert!(head.fits("6.1.0-56-cloud-amd64") && !head.fits("6.12.1") && !head.fits("7"));
     assert!(config("# of my own").fits("6.12.1"));
     assert_eq!(Config::parse("# CONFIG_A is not set\n"), None);
+    let banner = Banner::parse(BANNER.as_bytes()).unwrap();
+    let not = |head: &str, compiler: &str| {
+        let text = format!("{head}\nCONFIG_CC_VERSION_TEXT=\"{compiler}\"\n");
+        Config::parse(&text).unwrap().is_not_of(&banner).unwrap_or_default()
+    };
+    let own = "# Linux/x86 6.9.0 Kernel Configuration";
+    assert_eq!(not(own, "gcc (X 13.2) 13.2"), "");
+    assert_eq!(not("# Linux/x86_64 6.9.7 Kernel Configuration", "gcc (X 13.2) 13.2"), "");
+    assert_eq!(not(own, "gcc (X 12) 12"), "is for another compiler (gcc (X 12) 12)");
+    assert_eq!(not("# Linux/arm64 6.9.0 Kernel Configuration", ""), "is for arm64");
+    assert_eq!(not("# Linux/x86 5.10.1 Kernel Configuration", ""), "is of Linux 5.10.1");
+    assert!(not("# a defconfig", "gcc (X 13.2) 13.2").starts_with("has not the head"));
 }
 
 #[test]
 fn needs_are_met_by_what_is_built_in_and_by_modules_at_hand() {
     let dir = tempfile::tempdir().unwrap();
     fs::create_dir(dir.path().join("kernel")).unwrap();
-    fs::write(dir.path().join("kernel/virtio_blk.ko.xz"), "").unwrap();
+    fs::write(dir.path().join("kernel/virtio_blk.ko"), module("")).unwrap();
     fs::write(dir.path().join("modules.builtin"), "kernel/fs/ext4/ext4.ko\n").unwrap();
     let config = Config::parse("CONFIG_ACPI=y\nCONFIG_VIRTIO_BLK=m\nCONFIG_EXT4_FS=m\n").unwrap();
     let state = |release: &str, config: Option<&Config>, modules: bool, option: &str| {
@@ -162,8 +202,8 @@ fn needs_are_met_by_what_is_built_in_and_by_modules_at_hand() {
         let answer = answers.into_iter().find(|answer| answer.need.option == option).unwrap();
         (answer.state.clone(), answer.is_lacking())
     };
-    let file = State::Module(dir.path().join("kernel/virtio_blk.ko.xz"));
-    let with = |option| state("6.1.0", Some(&config), true, option);
+    let file = State::Module(dir.path().join("kernel/virtio_blk.ko"));
+    let with = |option| state("6.1", Some(&config), true, option);
     assert_eq!(with("ACPI"), (State::BuiltIn, false));
     assert_eq!(with("VIRTIO_BLK"), (file.clone(), false));
     assert_eq!(with("EXT4_FS"), (State::ModuleAway, true));
@@ -171,13 +211,40 @@ fn needs_are_met_by_what_is_built_in_and_by_modules_at_hand() {
     // Before there was the option there was what it gives.
     assert_eq!(state("5.4.200", Some(&config), true, "X86_IOPL_IOPERM"), (State::BuiltIn, false));
     assert_eq!(state("6.1.0", Some(&config), false, "VIRTIO_BLK"), (State::ModuleAway, true));
-    let without = |option| state("6.1.0", None, true, option);
+    // What the kernel says of itself is so, whatever a file beside it says.
+    assert_eq!((with("SMP"), with("64BIT")), ((State::BuiltIn, false), (State::BuiltIn, false)));
+    let without = |option| state("6.1", None, true, option);
     assert_eq!(without("VIRTIO_BLK"), (file, false));
     assert_eq!(without("EXT4_FS"), (State::BuiltIn, false));
     assert_eq!(without("VIRTIO_MMIO"), (State::Missing, true));
     assert_eq!(without("ACPI"), (State::Unknown, false));
     assert_eq!((without("SMP"), without("64BIT")), ((State::BuiltIn, false), (State::BuiltIn, false)));
     assert_eq!(state("6.1.0", None, false, "VIRTIO_MMIO"), (State::Unknown, false));
+}
+
+#[test]
+fn module_that_can_not_be_loaded_is_no_module_that_is_had() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, bytes: &[u8]| fs::write(dir.path().join(name), bytes).unwrap();
+    write("virtio_blk.ko", &module("virtio"));
+    write("virtio.ko", &module(""));
+    write("ext4.ko", b"rubbish");
+    let config = Config::parse("CONFIG_VIRTIO_BLK=m\nCONFIG_VIRTIO=m\nCONFIG_EXT4_FS=m\n").unwrap();
+    let state = |release: &str, option: &str| {
+        let banner = Banner { release: release.to_owned(), ..Banner::default() };
+        let answers = answers(&banner, true, Some(&config), Some(dir.path())).unwrap();
+        answers.into_iter().find(|answer| answer.need.option == option).unwrap()
+    };
+    let why = |release, option| match state(release, option).state {
+        State::Unusable(_, why) => why,
+        other => panic!("{other:?}"),
+    };
+    assert!(why("6.1", "EXT4_FS").contains("ext4.ko: not a kernel module"));
+    assert!(state("6.1", "EXT4_FS").is_lacking() && !state("6.1", "VIRTIO_BLK").is_lacking());
+    assert!(why("6.2", "VIRTIO_BLK").contains("a module for Linux 6.1, and the kernel is 6.2"));
+    // Those that it needs are of no more use.
+    write("virtio.ko", b"");
+    assert!(why("6.1", "VIRTIO_BLK").contains("virtio.ko: "));
 }
 
 #[test]

@@ -1,11 +1,12 @@
 //! What the ELF of a kernel says: its notes, its banner, the configuration that it carries.
 
 use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
 use object::elf::{self, FileHeader64};
 use object::read::elf::{FileHeader, ProgramHeader};
-use object::{LittleEndian, ReadCache, ReadRef};
+use object::{LittleEndian, ReadCache};
 
 use super::banner::{self, Banner};
 use super::config::Config;
@@ -16,6 +17,8 @@ use crate::cache::hex;
 const XEN_PHYS32_ENTRY: elf::NoteType = elf::NoteType(18);
 /// More than all that any kernel loads.
 const LARGEST: u64 = 1 << 30;
+/// More than all the notes of any kernel.
+const LARGEST_NOTES: u64 = 1 << 20;
 /// A build id is a hash, and no hash is longer.
 const LONGEST_ID: usize = 64;
 
@@ -38,13 +41,39 @@ impl Vmlinux {
     /// # Errors
     /// It can't be read, is cut off, or is no kernel for x86-64.
     pub fn read(path: &Path) -> Result<Self, Error> {
-        let file = File::open(path).map_err(Error::io("read the kernel", path))?;
-        parse(&ReadCache::new(file)).map_err(|why| Error::file(path, why))
+        let mut file = File::open(path).map_err(Error::io("read the kernel", path))?;
+        parse(&mut file).map_err(|why| Error::file(path, why))
     }
 }
 
-/// Reads the ELF that `data` is.
-pub(crate) fn parse<'data, R: ReadRef<'data>>(data: R) -> Result<Vmlinux, &'static str> {
+/// Reads the ELF that `file` is. Its segments are read one after the other: a kernel's do not overlap, and so are together
+/// no larger than the file.
+pub(crate) fn parse(file: &mut (impl Read + Seek)) -> Result<Vmlinux, &'static str> {
+    let cut = "the kernel is truncated or damaged: it ends within its segments";
+    let length = file.seek(SeekFrom::End(0)).map_err(|_| cut)?;
+    let (mut vmlinux, loads) = described(file, length)?;
+    let mut bytes = Vec::new();
+    for (start, size) in loads {
+        bytes.clear();
+        file.seek(SeekFrom::Start(start)).map_err(|_| cut)?;
+        let read = file.by_ref().take(size).read_to_end(&mut bytes).map_err(|_| cut)?;
+        if u64::try_from(read) != Ok(size) {
+            return Err(cut);
+        }
+        if !vmlinux.banner.as_ref().is_some_and(Banner::is_final) {
+            vmlinux.banner = banner_in(&bytes).or(vmlinux.banner);
+        }
+        vmlinux.config = vmlinux.config.or_else(|| Config::carried(&bytes));
+    }
+    Ok(vmlinux)
+}
+
+/// Where in a file a segment is, and its size.
+type Place = (u64, u64);
+
+/// What the headers and notes say, and where each segment is that is loaded.
+fn described(file: &mut (impl Read + Seek), length: u64) -> Result<(Vmlinux, Vec<Place>), &'static str> {
+    let data = &ReadCache::new(file);
     let no_kernel = "it is no kernel for x86-64: neither a bzImage nor an ELF vmlinux";
     let header = FileHeader64::<LittleEndian>::parse(data).map_err(|_| no_kernel)?;
     let endian = header.endian().map_err(|_| no_kernel)?;
@@ -56,16 +85,29 @@ pub(crate) fn parse<'data, R: ReadRef<'data>>(data: R) -> Result<Vmlinux, &'stat
         return Err("it is an ELF program or library, and no kernel");
     }
     let cut = "the kernel is truncated or damaged: it ends within its segments";
+    let overlap = "the kernel is damaged: its segments are larger than the file";
     let segments = header.program_headers(endian, data).map_err(|_| cut)?;
-    let length = data.len().map_err(|()| cut)?;
     let mut vmlinux = Vmlinux::default();
+    let (mut loads, mut loaded, mut noted) = (Vec::new(), 0_u64, 0_u64);
     for segment in segments {
         let (start, size) = segment.file_range(endian);
         if segment.p_type(endian) != elf::PT_LOAD && segment.p_type(endian) != elf::PT_NOTE {
             continue;
         }
-        if size > LARGEST || start.checked_add(size).is_none_or(|end| end > length) {
+        if start.checked_add(size).is_none_or(|end| end > length) {
             return Err(cut);
+        }
+        if segment.p_type(endian) == elf::PT_LOAD {
+            loaded = loaded.saturating_add(size);
+            if loaded > length.min(LARGEST) {
+                return Err(overlap);
+            }
+            loads.push((start, size));
+            continue;
+        }
+        noted = noted.saturating_add(size);
+        if noted > LARGEST_NOTES {
+            return Err("the kernel is damaged: it has more notes than any kernel");
         }
         if let Ok(Some(mut notes)) = segment.notes(endian, data) {
             while let Ok(Some(note)) = notes.next() {
@@ -77,15 +119,9 @@ pub(crate) fn parse<'data, R: ReadRef<'data>>(data: R) -> Result<Vmlinux, &'stat
                     _ => {}
                 }
             }
-            continue;
         }
-        let bytes = segment.data(endian, data).map_err(|()| cut)?;
-        if !vmlinux.banner.as_ref().is_some_and(Banner::is_final) {
-            vmlinux.banner = banner_in(bytes).or(vmlinux.banner);
-        }
-        vmlinux.config = vmlinux.config.or_else(|| Config::carried(bytes));
     }
-    Ok(vmlinux)
+    Ok((vmlinux, loads))
 }
 
 /// A note's number, which has 4 bytes or 8.

@@ -100,4 +100,15 @@ fn configuration_is_taken_from_where_it_lies_if_it_can_be_the_kernels() {
     let checked = place.check(&image).unwrap();
     assert_eq!(checked.config, None, "one is another kernel's, one is nobody knows whose");
     assert!(checked.notes[1].ends_with(".config is of Linux 5.10.1, and so is not taken for this kernel's"));
+    let named = place.write("config-6.9.1", own);
+    assert_eq!(place.check(&image).unwrap().config.unwrap().1, Origin::File(named.clone()));
+    fs::remove_file(named).unwrap();
+    for (text, said) in [
+        ("CONFIG_ACPI=y\n", "has not the head"),
+        ("# Linux/arm64 6.9.1 Kernel Configuration\nCONFIG_A=y\n", "is for arm64"),
+    ] {
+        place.write(".config", text.as_bytes());
+        let checked = place.check(&image).unwrap();
+        assert!(checked.config.is_none() && checked.notes[1].contains(said), "{:?}", checked.notes);
+    }
 }

@@ -16,7 +16,8 @@ use crate::ui::{self, Bars};
 
 const FILES: &str = "\
 A file of options has lines as a .config has them. In it, `# over: NAME` says what it is merged over (`nothing`: all \
-that is not in it is off; without such a line kconfig's defaults are taken for it), and `# optional`, above an \
+that is not in it is off; without such a line kconfig's defaults are taken for it; a whole .config, known by kconfig's own head, may \
+have options that this kernel has not), and `# optional`, above an \
 option, that a kernel may not have it.";
 
 /// Options of `kernel build`.

@@ -73,7 +73,7 @@ struct Config {
 #[derive(Serialize)]
 struct Need {
     option: String,
-    /// `y`, `m`, `missing` or `unknown`.
+    /// `y`, `m`, `m, unusable`, `missing` or `unknown`.
     state: &'static str,
     needed: bool,
     purpose: &'static str,
@@ -93,12 +93,16 @@ pub(super) fn run(args: Args, json: &JsonTo) -> Result<Exit> {
     let own = facts(&checked, needs);
     show(&checked, &own, ui::stream(json))?;
 
-    let lacks: Vec<&str> = own
+    let lacks: Vec<String> = own
         .needs
         .iter()
         .zip(&checked.answers)
         .filter(|(need, answer)| need.needed && answer.is_lacking())
-        .map(|(need, _)| need.option.as_str())
+        .map(|(need, answer)| match answer.state {
+            State::ModuleAway => format!("the module of {} (--modules-dir)", need.option),
+            State::Unusable(..) => format!("a module of {} that it can load", need.option),
+            _ => need.option.clone(),
+        })
         .collect();
     let exit = if lacks.is_empty() { Exit::PASSED } else { Exit::FAILED };
     let error =
@@ -129,6 +133,7 @@ fn told(answer: &Answer, loaded: &[String]) -> Need {
             ("m", Some(file.display().to_string()), Some(note))
         }
         State::ModuleAway => ("m", None, Some("its module is not at hand: --modules-dir".to_owned())),
+        State::Unusable(file, why) => ("m, unusable", Some(file.display().to_string()), Some(why.clone())),
         State::Missing => ("missing", None, None),
         State::Unknown => ("unknown", None, None),
     };

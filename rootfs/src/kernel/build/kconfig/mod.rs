@@ -31,6 +31,8 @@ pub(super) struct Kconfig {
 /// One place where an option is defined.
 #[derive(Debug, Default)]
 struct Definition {
+    /// Whether it is y or n, and maybe m.
+    boolean: bool,
     tristate: bool,
     /// What must all hold for it to be set, by itself or by a block around it.
     depends: Vec<Rc<Expr>>,
@@ -63,6 +65,13 @@ impl Kconfig {
     /// Whether there is such an option.
     pub(super) fn has(&self, name: &str) -> bool {
         self.symbols.contains_key(name)
+    }
+
+    /// Whether it can be a module, by its type.
+    pub(super) fn is_tristate(&self, name: &str) -> bool {
+        self.symbols
+            .get(name)
+            .is_some_and(|definitions| definitions.iter().any(|definition| definition.tristate))
     }
 
     /// The choice that an option is one of.

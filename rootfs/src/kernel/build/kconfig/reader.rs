@@ -145,6 +145,7 @@ impl Reader<'_> {
             "depends" => definition.depends.push(dependency(rest)),
             "bool" | "tristate" | "int" | "hex" | "string" | "prompt" => {
                 definition.tristate |= word == "tristate";
+                definition.boolean |= matches!(word, "bool" | "tristate");
                 if let (Some(_), condition) = split_condition(rest) {
                     let own = condition.map(|text| Rc::new(Expr::read(text)));
                     definition.prompt = Some(visible.into_iter().chain(own).collect());
@@ -152,6 +153,7 @@ impl Reader<'_> {
             }
             "def_bool" | "def_tristate" | "default" => {
                 definition.tristate |= word == "def_tristate";
+                definition.boolean |= word != "default";
                 let (value, condition) = split_condition(rest);
                 definition.defaults.extend(value.into_iter().chain(condition).map(Expr::read));
             }

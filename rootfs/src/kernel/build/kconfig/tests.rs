@@ -54,6 +54,9 @@ endchoice
          config LOW\n\ttristate\nconfig EXPERT\n\tbool \"e\"\nconfig ASKED_IF\n\tbool \"x\" if EXPERT\n\
          config WITH_X\n\tbool \"x\"\n\tdepends on CC_HAS_X\nconfig WITH_TOOL\n\tbool \"x\"\n\tdepends on $(success,tool)\n\
          config NUMBER\n\tint \"n\"\n\trange 1 MOST\nconfig MOST\n\tint\n\tdefault 9\nconfig LATER\n\tbool \"x\"\n\tdepends on BUS if Q\n\
+         config NO_PROMPT\n\tbool\n\tdepends on BUS\nconfig BY_DEFAULT\n\tdef_bool y if BUS\n\
+         config ON_THOSE\n\tbool \"o\"\n\tdepends on NO_PROMPT && BY_DEFAULT\n\
+         config TEXT\n\tstring \"t\"\n\
          menu \"Hidden\"\n\tvisible if EXPERT\nconfig IN_HIDDEN\n\tbool \"h\"\nendmenu\n",
     ),
 ];
@@ -116,10 +119,20 @@ fn option_without_a_prompt_names_what_sets_it() {
 }
 
 #[test]
+fn option_without_a_prompt_that_another_needs_names_what_is_behind_it() {
+    let lacks =
+        |name: &str| format!("CONFIG_{name}, which is not set and can't be asked for (it needs CONFIG_BUS)");
+    let reason = format!("it depends on {}, and on {}", lacks("NO_PROMPT"), lacks("BY_DEFAULT"));
+    assert_why("ON_THOSE", "y", BASE, &reason);
+}
+
+#[test]
 fn prompt_that_is_hidden_names_what_shows_it() {
     let reason = "it can be asked for only with CONFIG_EXPERT, which is not set";
     assert_why("ASKED_IF", "y", BASE, reason);
     assert_why("IN_HIDDEN", "y", BASE, reason);
+    // It is on by its default, and no one is asked.
+    assert_why("ASKED_IF", "n", &format!("{BASE}CONFIG_ASKED_IF=y\n"), reason);
 }
 
 #[test]
@@ -141,6 +154,8 @@ fn compiler_and_tools_are_blamed_where_they_are_asked() {
 #[test]
 fn values_that_do_not_fit_say_what_would() {
     assert_why("NUMBER", "10", "CONFIG_NUMBER=9\nCONFIG_MOST=9\n", "its range is 1 to 9");
+    assert_why("BUS", "\"y\"", BASE, "it takes no text: write CONFIG_BUS=y, without quotes");
+    assert_why("TEXT", "\"y\"", BASE, "kconfig made it n");
     assert_why("BUS", "m", "CONFIG_MODULES=y\n", "it can't be a module: say y");
     assert_why(
         "UNDER_Q",

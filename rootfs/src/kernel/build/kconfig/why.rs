@@ -15,6 +15,11 @@ impl Kconfig {
             return "this kernel has no such option".to_owned();
         };
         let got = values.raw(name);
+        if let Some(bare) =
+            unquoted(wanted).filter(|_| definitions.iter().any(|definition| definition.boolean))
+        {
+            return format!("it takes no text: write CONFIG_{name}={bare}, without quotes");
+        }
         if wanted == "n" {
             return self.why_set(name, values);
         }
@@ -39,9 +44,7 @@ impl Kconfig {
         if let Some(other) = self.taken(definitions, name, values) {
             return format!("of its choice CONFIG_{other} was taken");
         }
-        let prompts = definitions.iter().filter_map(|definition| definition.prompt.as_ref());
-        let hidden = prompts.map(|prompt| failing(prompt, Tristate::Module, values)).min_by_key(Vec::len);
-        match hidden {
+        match hidden(definitions, values) {
             None => self.without_prompt(name, definitions),
             Some(hidden) if !hidden.is_empty() => {
                 format!("it can be asked for only with {}", self.list(&hidden, values))
@@ -74,11 +77,14 @@ impl Kconfig {
             .collect();
         let definitions = self.symbols.get(name).map_or(&[][..], Vec::as_slice);
         if !by.is_empty() {
-            format!("it is set by {}", names(&by))
-        } else if definitions.iter().all(|definition| definition.prompt.is_none()) {
-            "it can't be asked for: kconfig decides by its default".to_owned()
-        } else {
-            format!("kconfig made it {}", values.raw(name).unwrap_or("n"))
+            return format!("it is set by {}", names(&by));
+        }
+        match hidden(definitions, values) {
+            None => "it can't be asked for: kconfig decides by its default".to_owned(),
+            Some(hidden) if !hidden.is_empty() => {
+                format!("it can be asked for only with {}", self.list(&hidden, values))
+            }
+            Some(_) => format!("kconfig made it {}", values.raw(name).unwrap_or("n")),
         }
     }
 
@@ -131,10 +137,45 @@ impl Kconfig {
         let by: Vec<&str> = self.selects.get(name).into_iter().flatten().map(|s| s.by.as_str()).collect();
         match definitions.iter().flat_map(Definition::macros).next() {
             Some(asked) => format!("a tool of this host lacks ({asked})"),
-            None if by.is_empty() => "is not set and can't be asked for".to_owned(),
+            None if by.is_empty() => {
+                let off = || "is not set and can't be asked for".to_owned();
+                let behind = behind(definitions, values);
+                if behind.is_empty() { off() } else { format!("{} (it needs {})", off(), names(&behind)) }
+            }
             None => format!("is not set (by {})", names(&by)),
         }
     }
+}
+
+/// What keeps the options without a prompt that these define from being set, one level deep: what they depend on, or
+/// else what their defaults ask for.
+fn behind<'a>(definitions: &'a [Definition], values: &Values) -> Vec<&'a str> {
+    let unmet = definitions.iter().map(|definition| failing(&definition.depends, Tristate::Module, values));
+    let mut symbols = Vec::new();
+    for expr in unmet.min_by_key(Vec::len).unwrap_or_default() {
+        expr.symbols(&mut symbols);
+    }
+    if symbols.is_empty() {
+        definitions
+            .iter()
+            .flat_map(|definition| &definition.defaults)
+            .for_each(|expr| expr.symbols(&mut symbols));
+    }
+    symbols.retain(|name| values.raw(name).is_none());
+    symbols.dedup();
+    symbols
+}
+
+/// What of the conditions of the prompt that is nearest to being shown fails; `None` if there is no prompt.
+fn hidden<'a>(definitions: &'a [Definition], values: &Values) -> Option<Vec<&'a Expr>> {
+    let prompts = definitions.iter().filter_map(|definition| definition.prompt.as_ref());
+    prompts.map(|prompt| failing(prompt, Tristate::Module, values)).min_by_key(Vec::len)
+}
+
+/// What is in the quotes, if that is a tristate's value.
+fn unquoted(value: &str) -> Option<&str> {
+    let inner = value.strip_prefix('"')?.strip_suffix('"')?;
+    matches!(inner, "y" | "m" | "n").then_some(inner)
 }
 
 /// What remains when all that can be evaluated holds.
