@@ -10,7 +10,7 @@ const SETUP: u64 = 0x200;
 /// What an ELF kernel has before its release, in its read-only data.
 const BANNER: &[u8] = b"Linux version ";
 /// No release is longer (`__NEW_UTS_LEN`).
-const LONGEST: usize = 64;
+pub(super) const LONGEST: usize = 64;
 
 /// The release of a bzImage or an ELF kernel; `None` if it does not tell.
 pub(crate) fn release(file: &mut (impl Read + Seek)) -> io::Result<Option<String>> {

@@ -69,7 +69,7 @@ fn inside(tree: &Path, path: &Path, what: &'static str) -> Result<(PathBuf, fs::
 }
 
 /// The kernel in Debian packages (`.deb` files) that a user has, one of which has the kernel itself; it goes to where
-/// the distribution's are. A kernel of the same release that came out of other packages is replaced, once the new one is
+/// the distribution's are. Of a file that several have, the last one's stays. A kernel of the same release that came out of other packages is replaced, once the new one is
 /// whole.
 ///
 /// # Errors
@@ -108,7 +108,10 @@ pub fn from_packages(
     let is_same = |entry: &Path| fs::read_to_string(entry.join(ORIGIN)).ok().as_ref() == Some(&origin);
     let entry = cache.entry_if(SHELF, &key, is_same, |dir| -> Result<(), Error> {
         let tree = dir.join("tree");
-        deb::unpack_all(packages, &tree, "the kernel", progress)?;
+        // One after the other: of a file that several have, it is always the last one's that stays.
+        for package in packages {
+            deb::unpack_all(std::slice::from_ref(package), &tree, "the kernel", progress)?;
+        }
         arrange(&tree, dir, release)?;
         let path = dir.join(ORIGIN);
         fs::write(&path, &origin).map_err(Error::io("write", &path))

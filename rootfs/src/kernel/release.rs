@@ -9,7 +9,10 @@ pub fn is_release_like(word: &str) -> bool {
     let fit = |c: char| c.is_ascii_alphanumeric() || "+-._~".contains(c);
     let first = word.split(|c: char| !c.is_ascii_digit()).next().unwrap_or_default();
     let rest = word.get(first.len()..).unwrap_or_default();
-    !first.is_empty() && word.chars().all(fit) && (rest.is_empty() || rest.starts_with('.'))
+    !first.is_empty()
+        && word.len() <= super::header::LONGEST
+        && word.chars().all(fit)
+        && (rest.is_empty() || rest.starts_with('.'))
 }
 
 /// Whether `release` is `wanted` or a closer version of it: 6.1.0-48 is 6.1, 6.12 is not.

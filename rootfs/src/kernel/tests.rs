@@ -108,7 +108,8 @@ fn name_that_is_no_file_is_a_release_if_it_can_be_one() {
     assert_eq!(find("5.5.5", None).unwrap().release, "5.5.5");
     let other = find("5.5.5", Some(dir.path())).unwrap();
     assert_eq!(other.modules_dir.as_deref(), Some(dir.path()));
-    for name in ["./6.1", "vmlinuz", "6-1", "6.1/"] {
+    let long = format!("6.1{}", "0".repeat(62));
+    for name in ["./6.1", "vmlinuz", "6-1", "6.1/", &long] {
         assert!(find(name, None).unwrap_err().to_string().starts_with("failed to find the kernel"), "{name}");
     }
 }
@@ -142,6 +143,15 @@ fn kernel_out_of_packages_by_hand_is_kept_and_replaced_by_a_sound_one_only() {
     assert!(first.image.with_file_name("config").is_file());
     assert_eq!(fetch(&[write("second.deb", &kernel("two"))]).unwrap().modules_dir, None);
     assert_eq!(fs::read(&first.image).unwrap(), image("two"));
+
+    // Of what several packages have, the last one's stays.
+    let more = write("more.deb", &package(&[file("./lib/modules/6.9.1-own/kernel/a.ko", b"b")]));
+    for (packages, stays) in [([&modules, &more], "b"), ([&more, &modules], "a")] {
+        let packages =
+            [vec![write("second.deb", &kernel("two"))], packages.into_iter().cloned().collect()].concat();
+        let file = fetch(&packages).unwrap().modules_dir.unwrap().join("kernel/a.ko");
+        assert_eq!(fs::read_to_string(file).unwrap(), stays);
+    }
 
     let whole = kernel("three");
     // The kernel is found in it, and its end is not there.

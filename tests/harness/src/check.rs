@@ -139,6 +139,10 @@ pub fn check(cache: &Cache, mut kernel: KernelFiles) -> Result<Checked, CheckErr
         Some(config) => Some((config, Origin::Kernel)),
         None => beside(cache, &image, &banner, &mut notes)?,
     };
+    if config.is_none() && is_entry(cache, &image) {
+        let why = "there is no configuration in its entry of the cache: an older kiln kept none, or its package has none";
+        notes.push(why.to_owned());
+    }
     let is_64_bit = vmlinux.is_some() || bzimage.as_ref().is_some_and(|bzimage| bzimage.entry_64);
     let options = config.as_ref().map(|(config, _)| config);
     let answers = answers(&banner, is_64_bit, options, kernel.modules_dir.as_deref())?;
@@ -150,6 +154,13 @@ fn cached_modules(cache: &Cache, image: &Path) -> Result<Option<PathBuf>, kiln_r
     let Ok(image) = image.canonicalize() else { return Ok(None) };
     let own = |kernel: &KernelFiles| kernel.image.canonicalize().is_ok_and(|path| path == image);
     Ok(kernel::list(cache)?.into_iter().find(own).and_then(|kernel| kernel.modules_dir))
+}
+
+/// Whether it is the kernel of an entry of the cache.
+fn is_entry(cache: &Cache, image: &Path) -> bool {
+    let Ok(image) = image.canonicalize() else { return false };
+    let shelf = image.ancestors().nth(2);
+    cache.root().join("kernels").canonicalize().is_ok_and(|kernels| shelf == Some(&kernels))
 }
 
 /// The configuration that lies where such a kernel's would.

@@ -7,6 +7,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 
 use super::BuildSpec;
 use crate::Error;
@@ -115,13 +116,22 @@ impl Place {
         loop {
             fs::create_dir_all(&self.output).map_err(Error::io("create", &self.output))?;
             let folder = File::open(&self.output).map_err(Error::io("open", &self.output))?;
-            if flock(&folder, FlockOperation::NonBlockingLockExclusive).is_err() {
-                progress.note(&format!("waiting for another use of {}", self.output.display()));
-                while let Err(error) = flock(&folder, FlockOperation::LockExclusive) {
-                    if error != rustix::io::Errno::INTR {
-                        return Err(Error::io("lock", &self.output)(error.into()));
+            match flock(&folder, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => {}
+                Err(Errno::INTR) => continue,
+                Err(Errno::WOULDBLOCK) => {
+                    progress.note(&format!("waiting for another use of {}", self.output.display()));
+                    while let Err(error) = flock(&folder, FlockOperation::LockExclusive) {
+                        if error != Errno::INTR {
+                            return Err(Error::io("lock", &self.output)(error.into()));
+                        }
                     }
                 }
+                // A file system without locks.
+                Err(error) => progress.note(&format!(
+                    "{} can't be locked ({error}): let nothing else be built there meanwhile",
+                    self.output.display()
+                )),
             }
             // Whoever had it may have removed it.
             let ours = folder.metadata().map_err(Error::io("look at", &self.output))?;
@@ -213,6 +223,8 @@ fn makeable(path: &Path, mend: &str) -> Result<(), Error> {
 /// The same for the next commit of the same tree, so that little is to be built.
 fn name(source: &Path, spec: &BuildSpec, choices: &[(String, Vec<u8>)]) -> Result<String, Error> {
     let mut key = Key::new("build-1").field("source", source.as_os_str().as_encoded_bytes());
+    // Where there is a base, the first of them is it.
+    let label = if spec.base.is_some() { "options" } else { "config" };
     for what in spec.base.iter().chain(&spec.fragments) {
         // Files by their place: what is in them may change.
         let path = Path::new(what);
@@ -221,7 +233,7 @@ fn name(source: &Path, spec: &BuildSpec, choices: &[(String, Vec<u8>)]) -> Resul
         } else {
             path.into()
         };
-        key = key.field("options", full.as_os_str().as_encoded_bytes());
+        key = key.field(label, full.as_os_str().as_encoded_bytes());
     }
     for (name, value) in choices {
         key = key.field(name, value);
@@ -284,7 +296,9 @@ mod tests {
         let plain = spec(source.path());
         assert_eq!(find(&plain), find(&plain));
         assert!(find(&plain).starts_with(cache.root().canonicalize().unwrap().join(SHELF)));
-        assert_ne!(find(&plain), find(&BuildSpec { base: Some("smoke".to_owned()), ..plain.clone() }));
+        let based = find(&BuildSpec { base: Some("smoke".to_owned()), ..plain.clone() });
+        assert_ne!(find(&plain), based);
+        assert_ne!(find(&BuildSpec { fragments: vec!["smoke".to_owned()], ..plain }), based);
     }
 
     #[test]

@@ -106,7 +106,8 @@ enum Need {
 /// The tools that a kernel is built with.
 #[derive(Clone, Debug)]
 pub(super) struct Toolchain {
-    make: OsString,
+    /// make's program, and what is behind it.
+    make: Vec<OsString>,
     /// What goes on make's command line.
     variables: BTreeMap<&'static str, OsString>,
     path: OsString,
@@ -124,11 +125,15 @@ impl Toolchain {
         let variables = PASSED_ON.iter().filter_map(|name| Some((*name, chosen(name)?))).collect();
         let path = chosen("PATH").unwrap_or_else(|| "/usr/bin:/bin".into());
         let mut tools =
-            Self { make: chosen("MAKE").unwrap_or_else(|| "make".into()), variables, path, ccache: false };
+            Self { make: words(&chosen("MAKE").unwrap_or_default()), variables, path, ccache: false };
         // Whoever names a compiler has decided whether there is a cache before it.
         let own = ["CC", "LLVM"].iter().any(|name| tools.variables.contains_key(name));
         tools.ccache = !own && tools.find("ccache".as_ref()).is_some();
         tools
+    }
+
+    fn maker(&self) -> &OsStr {
+        self.make.first().map_or(OsStr::new("make"), OsString::as_os_str)
     }
 
     /// The compiler's program, and what is before it.
@@ -154,8 +159,8 @@ impl Toolchain {
 
     /// make, in the environment that a kernel's build gets, without a target yet.
     pub(super) fn make(&self) -> Command {
-        let mut make = child::command(&self.make);
-        make.args(["--no-print-directory", "ARCH=x86_64"]);
+        let mut make = child::command(self.maker());
+        make.args(self.make.iter().skip(1)).args(["--no-print-directory", "ARCH=x86_64"]);
         for (name, value) in &self.variables {
             make.arg(assignment(name, value));
         }
@@ -214,7 +219,7 @@ impl Toolchain {
                 missing.add(name.to_string_lossy(), package);
             }
         };
-        program(&self.make, "make");
+        program(self.maker(), "make");
         for words in [self.compiler(), self.host_compiler()] {
             for word in words.iter().take(2).filter(|word| !word.as_encoded_bytes().starts_with(b"-")) {
                 let name = word.to_string_lossy();
@@ -357,6 +362,17 @@ mod tests {
             of(&[("PATH", "/nowhere"), ("CROSS_COMPILE", "x86_64-linux-gnu-")]),
             "x86_64-linux-gnu-gcc"
         );
+    }
+
+    #[test]
+    fn make_may_have_words_of_its_own() {
+        let make = |value: &str| {
+            let make = with(&[("MAKE", value)]).make();
+            let words = std::iter::once(make.get_program()).chain(make.get_args()).take(2);
+            words.map(|word| word.to_string_lossy().into_owned()).collect::<Vec<_>>()
+        };
+        assert_eq!(make("gmake --quiet"), ["gmake", "--quiet"]);
+        assert_eq!((make(""), make(" ")), (make("make"), make("make")));
     }
 
     #[test]

@@ -94,6 +94,8 @@ fn configuration_is_taken_from_where_it_lies_if_it_can_be_the_kernels() {
         assert_eq!(checked.config.unwrap().1, Origin::File(config.canonicalize().unwrap()), "{image:?}");
     }
     let place = Place::new();
+    let entry = place.write("cache/kernels/6.9.1/vmlinuz", &bzimage());
+    assert!(place.check(&entry).unwrap().notes[1].contains("no configuration in its entry of the cache"));
     let image = place.write("bzImage", &bzimage());
     place.write("config", own);
     place.write(".config", b"# Linux/x86 5.10.1 Kernel Configuration\nCONFIG_ACPI=y\n");
