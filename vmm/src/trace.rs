@@ -118,7 +118,8 @@ impl Recorder {
         self.accesses.push_back((Instant::now(), note));
     }
 
-    pub(crate) fn finish(self) -> VcpuTrace {
+    /// What was noted until now.
+    pub(crate) fn trace(&self) -> VcpuTrace {
         const KINDS: [ExitKind; ExitKind::Other as usize + 1] = [
             ExitKind::IoIn,
             ExitKind::IoOut,
@@ -133,9 +134,9 @@ impl Recorder {
             ExitKind::Other,
         ];
         let exits = KINDS.into_iter().zip(self.exits).filter(|(_, count)| *count > 0).collect();
-        let accesses = self.accesses.into_iter().map(|(at, note)| Access {
+        let accesses = self.accesses.iter().map(|(at, note)| Access {
             time_ns: u64::try_from(at.saturating_duration_since(self.began).as_nanos()).unwrap_or(u64::MAX),
-            device: note.device.map(|name| name.to_string()),
+            device: note.device.as_deref().map(str::to_owned),
             pio: note.pio,
             write: note.write,
             address: note.address,
@@ -162,7 +163,7 @@ mod tests {
             recorder.access(note(address));
         }
         recorder.exit(ExitKind::Other);
-        let trace = recorder.finish();
+        let trace = recorder.trace();
         assert_eq!(trace.index, 3);
         assert_eq!(trace.exits, BTreeMap::from([(ExitKind::IoOut, 1000), (ExitKind::Other, 1)]));
         assert_eq!(trace.accesses.len(), KEPT);
@@ -175,7 +176,7 @@ mod tests {
         let mut recorder = Recorder::new(0, Instant::now());
         recorder.exit(ExitKind::MmioRead);
         recorder.access(note(5));
-        let trace = Trace { vcpus: vec![recorder.finish()] };
+        let trace = Trace { vcpus: vec![recorder.trace()] };
         let text = serde_json::to_string(&trace).unwrap();
         assert!(text.contains("mmio_read"), "{text}");
         assert_eq!(serde_json::from_str::<Trace>(&text).unwrap(), trace);

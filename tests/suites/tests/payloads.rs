@@ -1,5 +1,8 @@
 //! Bare-metal payloads on the machine: each ends, and says, what it promises.
 
+#[path = "payloads/control.rs"]
+mod control;
+
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};

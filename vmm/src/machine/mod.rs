@@ -11,6 +11,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+pub use crate::vcpu::{ControlError, Controller, MachineState};
 pub use crate::virtio::console::ConsoleEnd;
 pub use error::MachineError;
 pub use running::{Ended, Running, Stopper};
@@ -68,13 +69,20 @@ impl Machine {
         assembly::check(config, and_load)
     }
 
+    /// The handle that controls it, also once it runs.
+    #[must_use]
+    pub fn controller(&self) -> Controller {
+        self.vcpus.controller()
+    }
+
     /// Lets it run: every vCPU's thread is in place before the first instruction.
     ///
     /// # Errors
     /// The host has no room for the threads.
     pub fn start(self) -> Result<Running, MachineError> {
         let began = Instant::now();
+        let controller = self.vcpus.controller();
         let threads = self.vcpus.start(began).map_err(MachineError::Io)?;
-        Ok(Running::new(threads, self.power, self.uart, self.virtio, self.drains))
+        Ok(Running::new(threads, controller, self.power, self.uart, self.virtio, self.drains))
     }
 }

@@ -9,8 +9,10 @@ use std::time::{Duration, Instant};
 use kvm_bindings::{KVM_MP_STATE_HALTED, KVM_MP_STATE_INIT_RECEIVED, KVM_MP_STATE_UNINITIALIZED};
 use kvm_ioctls::{Kvm, VcpuFd};
 
+use super::control::{Control, Hands};
+use super::controller::Controller;
 use super::cpuid;
-use super::kick::{self, Kick};
+use super::kick;
 use super::run::{self, Next};
 use super::setup::{self, EntryState};
 use crate::bus::Bus;
@@ -40,8 +42,8 @@ pub(crate) enum Idle {
 }
 
 /// What a vCPU's thread and its owner share.
+#[derive(Default)]
 struct Shared {
-    kick: Kick,
     /// How often the vCPU was asked, and the last question that it answered, with the answer.
     asked: AtomicU32,
     answered: AtomicU32,
@@ -52,6 +54,8 @@ struct Shared {
 
 /// A vCPU on a thread of its own.
 pub(crate) struct VcpuThread {
+    index: u32,
+    control: Arc<Control>,
     shared: Arc<Shared>,
     handle: JoinHandle<VcpuTrace>,
 }
@@ -62,6 +66,7 @@ struct Group {
     _vm: Arc<Vm>,
     buses: Arc<Buses>,
     power: PowerSwitch,
+    control: Arc<Control>,
 }
 
 /// vCPUs that are set up and have not run.
@@ -91,8 +96,14 @@ impl Ready {
                 Ok(vcpu)
             })
             .collect::<Result<_, KvmError>>()?;
-        let group = Group { _vm: vm, buses, power };
+        let control = Arc::new(Control::new(cpus, power.clone()));
+        let group = Group { _vm: vm, buses, power, control };
         Ok(Self { group: Arc::new(group), vcpus })
+    }
+
+    /// The handle that controls these vCPUs.
+    pub(crate) fn controller(&self) -> Controller {
+        Controller(self.group.control.clone())
     }
 
     /// Starts the threads; each is in place, and can be called back, before any enters the guest.
@@ -104,20 +115,15 @@ impl Ready {
         let (there, all) = mpsc::channel();
         let mut threads: Vec<VcpuThread> = Vec::new();
         for (index, vcpu) in (0..).zip(self.vcpus) {
-            let shared = Arc::new(Shared {
-                kick: Kick::default(),
-                asked: AtomicU32::new(0),
-                answered: AtomicU32::new(0),
-                idle: AtomicU32::new(Idle::No as u32),
-                clock: AtomicU64::new(0),
-            });
+            let shared = Arc::<Shared>::default();
+            let Some(kick) = self.group.control.kick(index).cloned() else { break };
             let body = {
                 let (group, shared) = (self.group.clone(), shared.clone());
                 let (there, gate) = (there.clone(), gate.clone());
                 move || {
                     let mut vcpu = vcpu;
                     let trace = {
-                        let _registered = shared.kick.register(&mut vcpu);
+                        let _registered = kick.register(&mut vcpu);
                         shared.note_clock();
                         let _owner_has_given_up = there.send(());
                         drop(gate.lock().unwrap_or_else(PoisonError::into_inner));
@@ -133,17 +139,18 @@ impl Ready {
                     // Those that are there go through the gate of a machine that has ended.
                     self.group.power.end(Outcome::MachineFailed { error: error.to_string() });
                     drop(shut);
-                    for (index, thread) in (0..).zip(threads) {
-                        thread.join(index);
+                    for thread in threads {
+                        thread.join();
                     }
                     return Err(error);
                 }
             };
-            threads.push(VcpuThread { shared, handle });
+            threads.push(VcpuThread { index, control: self.group.control.clone(), shared, handle });
         }
         for _ in &threads {
             let _a_thread_is_there = all.recv();
         }
+        self.group.control.start();
         drop(shut);
         Ok(threads)
     }
@@ -156,16 +163,20 @@ fn guarded(vcpu: &mut VcpuFd, index: u32, group: &Group, shared: &Shared, began:
     if std::panic::catch_unwind(body).is_err() {
         group.power.end(Outcome::MachineFailed { error: format!("the thread of vCPU {index} panicked") });
     }
-    recorder.finish()
+    group.control.leave(index);
+    recorder.trace()
 }
 
 fn run(vcpu: &mut VcpuFd, index: u32, group: &Group, shared: &Shared, recorder: &mut Recorder) {
+    // A machine may start paused.
+    group.control.attend(index, &mut Hands { vcpu, recorder });
     while !group.power.ended() {
         match run::once(vcpu, index, &group.buses, recorder) {
             Next::GoOn => {}
             Next::Called => {
                 kick::heard(vcpu);
                 shared.answer(vcpu);
+                group.control.attend(index, &mut Hands { vcpu, recorder });
             }
             Next::End(outcome) => group.power.end(outcome),
         }
@@ -226,7 +237,7 @@ impl VcpuThread {
     pub(crate) fn ask(&self) {
         self.shared.idle.store(Idle::Unknown as u32, Ordering::SeqCst);
         self.shared.asked.fetch_add(1, Ordering::SeqCst);
-        self.shared.kick.kick();
+        self.kick();
     }
 
     /// The answer to the last question.
@@ -239,11 +250,14 @@ impl VcpuThread {
 
     /// Calls the vCPU out of the guest, for good if the machine has ended.
     pub(crate) fn kick(&self) {
-        self.shared.kick.kick();
+        if let Some(kick) = self.control.kick(self.index) {
+            kick.kick();
+        }
     }
 
     /// Waits for the thread of a machine that has ended.
-    pub(crate) fn join(self, index: u32) -> VcpuTrace {
+    pub(crate) fn join(self) -> VcpuTrace {
+        let index = self.index;
         self.handle.join().unwrap_or_else(|_| VcpuTrace { index, ..VcpuTrace::default() })
     }
 }

@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 
 use kiln_rootfs::kernel::check::need;
 use kiln_vmm::chain;
-use kiln_vmm::machine::{ConsoleEnd, Ended, Machine, MachineError, MachineIo, Stopper};
+use kiln_vmm::machine::{ConsoleEnd, Controller, Ended, Machine, MachineError, MachineIo, Stopper};
 use kiln_vmm::outcome::Outcome;
 
 use super::judge::{Facts, TaskState, judge};
 use super::plan::{Plan, Task};
 use super::report::{Assertion, Report};
-use super::task::{Body, Progress, TaskIo, perform};
+use super::task::{Body, Given, Progress, TaskIo, perform};
 use super::typist::Typist;
 use crate::agent::Client;
 use crate::console::Console;
@@ -40,7 +40,7 @@ pub fn execute(plan: &Plan, directory: &Arc<RunDirectory>, io: TaskIo<'_>) -> Re
 pub fn execute_with(
     plan: &Plan,
     directory: &Arc<RunDirectory>,
-    body: impl FnOnce(Client, Option<UnixStream>) -> Result<(), String> + Send,
+    body: impl FnOnce(Client, Option<UnixStream>, Controller) -> Result<(), String> + Send,
 ) -> Report {
     let (mut out, mut err) = (io::sink(), io::sink());
     let io = TaskIo { stdin: None, stdout: &mut out, stderr: &mut err, console: None };
@@ -100,9 +100,9 @@ fn run(
     let began = Instant::now();
     let deadline = began + plan.timeout;
     let (console, console_end) = console_ends(plan.machine.virtio_console && body.is_some())?;
-    let body = body.map(|body| (body, console));
     let machine = Machine::new(&plan.machine, MachineIo { serial, console: console_end, ports: far_ends })?;
     let running = machine.start()?;
+    let body = body.map(|body| (body, console, running.controller()));
     let _ = directory.event("vmm", "info", "the machine runs");
     let stopper = running.stopper();
     if matches!(plan.task, Task::Watch | Task::Console { .. }) {
@@ -143,7 +143,7 @@ fn console_ends(wanted: bool) -> Result<(Option<UnixStream>, Option<ConsoleEnd>)
 #[allow(clippy::too_many_arguments)]
 fn attend(
     task: &Task,
-    body: Option<(Body<'_>, Option<UnixStream>)>,
+    body: Option<Given<'_>>,
     port: UnixStream,
     directory: &RunDirectory,
     io: &mut TaskIo<'_>,

@@ -1,0 +1,174 @@
+//! The handle by which a machine that runs is controlled: by its owner, its control socket, its debugger.
+
+use std::io;
+use std::sync::{Arc, mpsc};
+
+use kvm_ioctls::VcpuFd;
+
+use super::control::{Control, MachineState};
+use crate::outcome::Outcome;
+use crate::trace::Trace;
+
+/// What could not be done with a machine.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// It does not run yet.
+    #[error("the machine has not been started")]
+    NotStarted,
+    /// It does not run any more.
+    #[error("the machine has ended")]
+    Ended,
+    /// There is no such vCPU.
+    #[error("there is no vCPU {cpu}: the machine has {cpus}, counted from 0")]
+    NoVcpu {
+        /// Which was named.
+        cpu: u32,
+        /// How many there are.
+        cpus: u32,
+    },
+    /// A vCPU did not come out of the guest in time: a device or the host holds it up.
+    #[error("vCPU {cpu} did not answer within {seconds} s: a device, or a busy host, holds it up")]
+    NoAnswer {
+        /// Which vCPU.
+        cpu: u32,
+        /// How long it was waited for.
+        seconds: u64,
+    },
+    /// KVM refused a request.
+    #[error("KVM refused {step} of vCPU {cpu}")]
+    Refused {
+        /// The request's name in the KVM API.
+        step: &'static str,
+        /// Which vCPU.
+        cpu: u32,
+        /// What it said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Controls a machine from any thread but those of its vCPUs and devices. A clone is another handle on the same machine.
+#[derive(Clone)]
+pub struct Controller(pub(super) Arc<Control>);
+
+impl std::fmt::Debug for Controller {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Controller").field("cpus", &self.cpus()).field("state", &self.state()).finish()
+    }
+}
+
+impl Controller {
+    /// How many vCPUs the machine has.
+    #[must_use]
+    pub fn cpus(&self) -> u32 {
+        self.0.cpus()
+    }
+
+    /// What the machine is doing.
+    #[must_use]
+    pub fn state(&self) -> MachineState {
+        self.0.state()
+    }
+
+    /// Pauses the machine. When it returns every vCPU is out of `KVM_RUN`, and stays out until [`Controller::resume`];
+    /// accesses to devices that were under way are over. A machine that has not been started will start paused.
+    ///
+    /// Devices with threads of their own (virtio) finish what the guest asked of them before; no more kicks come.
+    ///
+    /// # Errors
+    /// The machine has ended, or a vCPU is held up by a device; in that case the machine goes on as before.
+    pub fn pause(&self) -> Result<(), ControlError> {
+        self.0.pause()
+    }
+
+    /// Lets a paused machine go on, whoever paused it.
+    ///
+    /// # Errors
+    /// The machine has ended.
+    pub fn resume(&self) -> Result<(), ControlError> {
+        self.0.resume()
+    }
+
+    /// Ends the machine as [`Outcome::Stopped`], unless it has already ended.
+    pub fn stop(&self) {
+        self.end(Outcome::Stopped);
+    }
+
+    /// Ends the machine as its reset line would ([`Outcome::Reset`]), unless it has already ended.
+    pub fn reset(&self) {
+        self.end(Outcome::Reset);
+    }
+
+    /// Has the threads of a machine that was ended by its power switch notice it while they are paused.
+    pub(crate) fn wake(&self) {
+        self.0.ended();
+    }
+
+    fn end(&self, outcome: Outcome) {
+        self.0.power().end(outcome);
+        self.0.ended();
+    }
+
+    /// Gives vCPU `cpu` a non-maskable interrupt. A paused machine takes it when it goes on.
+    ///
+    /// # Errors
+    /// As [`Controller::run_on_vcpu`], or KVM refused.
+    pub fn nmi(&self, cpu: u32) -> Result<(), ControlError> {
+        self.run_on_vcpu(cpu, |vcpu| vcpu.nmi())?.map_err(refused("KVM_NMI", cpu))
+    }
+
+    /// Does `work` on the thread of vCPU `cpu`, out of the guest, and returns its result: also while the machine is
+    /// paused, and on a vCPU that halts. The guest goes on afterwards, unless the machine is paused.
+    ///
+    /// # Errors
+    /// There is no such vCPU, the machine does not run, or the vCPU is held up by a device; `work` may be done later then.
+    pub fn run_on_vcpu<R: Send + 'static>(
+        &self,
+        cpu: u32,
+        work: impl FnOnce(&mut VcpuFd) -> R + Send + 'static,
+    ) -> Result<R, ControlError> {
+        let (results, result) = mpsc::sync_channel(1);
+        self.0.post(cpu, Box::new(move |hands| drop(results.send(work(hands.vcpu)))))?;
+        self.0.result(cpu, &result)
+    }
+
+    /// Does `work` on the thread of every vCPU, told its index, all at once; returns the results in order. Only a
+    /// paused machine's results are of one moment.
+    ///
+    /// # Errors
+    /// As [`Controller::run_on_vcpu`].
+    pub fn run_on_all_vcpus<R: Send + 'static>(
+        &self,
+        work: impl Fn(u32, &mut VcpuFd) -> R + Send + Sync + 'static,
+    ) -> Result<Vec<R>, ControlError> {
+        let work = Arc::new(work);
+        let posted = (0..self.cpus()).map(|cpu| {
+            let (work, (results, result)) = (work.clone(), mpsc::sync_channel(1));
+            self.0.post(cpu, Box::new(move |hands| drop(results.send(work(cpu, hands.vcpu)))))?;
+            Ok(result)
+        });
+        let results = posted.collect::<Result<Vec<_>, ControlError>>()?;
+        (0..).zip(&results).map(|(cpu, result)| self.0.result(cpu, result)).collect()
+    }
+
+    /// What the machine has done until now.
+    ///
+    /// # Errors
+    /// As [`Controller::run_on_vcpu`].
+    pub fn trace(&self) -> Result<Trace, ControlError> {
+        let posted = (0..self.cpus()).map(|cpu| {
+            let (results, result) = mpsc::sync_channel(1);
+            self.0.post(cpu, Box::new(move |hands| drop(results.send(hands.recorder.trace()))))?;
+            Ok(result)
+        });
+        let results = posted.collect::<Result<Vec<_>, ControlError>>()?;
+        let vcpus =
+            (0..).zip(&results).map(|(cpu, result)| self.0.result(cpu, result)).collect::<Result<_, _>>()?;
+        Ok(Trace { vcpus })
+    }
+}
+
+/// A request that KVM refused.
+pub(super) fn refused(step: &'static str, cpu: u32) -> impl FnOnce(kvm_ioctls::Error) -> ControlError {
+    move |error| ControlError::Refused { step, cpu, source: io::Error::from_raw_os_error(error.errno()) }
+}
