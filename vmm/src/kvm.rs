@@ -130,7 +130,7 @@ pub(crate) fn physical_address_bits(kvm: &Kvm) -> Result<u32, KvmError> {
 pub(crate) struct Vm {
     fd: VmFd,
     /// What the slots point at: it must live as long as the VM.
-    _memory: GuestMemory,
+    memory: GuestMemory,
 }
 
 impl Vm {
@@ -167,7 +167,12 @@ impl Vm {
             unsafe { fd.set_user_memory_region(slot) }
                 .map_err(KvmError::refused("KVM_SET_USER_MEMORY_REGION"))?;
         }
-        Ok(Arc::new(Self { fd, _memory: memory }))
+        Ok(Arc::new(Self { fd, memory }))
+    }
+
+    /// The memory that the slots point at.
+    pub(crate) fn memory(&self) -> &GuestMemory {
+        &self.memory
     }
 
     pub(crate) fn create_vcpu(&self, index: u32) -> Result<VcpuFd, KvmError> {

@@ -10,6 +10,7 @@ pub mod bus;
 mod chain;
 pub mod config;
 pub mod device;
+pub mod dump;
 pub mod irq;
 pub mod kvm;
 pub mod layout;

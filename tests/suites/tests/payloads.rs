@@ -2,6 +2,8 @@
 
 #[path = "payloads/control.rs"]
 mod control;
+#[path = "payloads/dumps.rs"]
+mod dumps;
 
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};

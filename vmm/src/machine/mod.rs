@@ -11,12 +11,12 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-pub use crate::vcpu::{ControlError, Controller, MachineState};
+pub use crate::vcpu::{ControlError, Controller, DebugStop, MachineState};
 pub use crate::virtio::console::ConsoleEnd;
 pub use error::MachineError;
 pub use running::{Ended, Running, Stopper};
 
-use crate::config::MachineConfig;
+use crate::config::{Boot, MachineConfig};
 use crate::device::uart::Uart;
 use crate::kvm::KVM_NODE;
 use crate::outcome::PowerSwitch;
@@ -57,7 +57,11 @@ impl Machine {
     /// # Errors
     /// See [`MachineError`].
     pub fn new_on(node: &Path, config: &MachineConfig, io: MachineIo) -> Result<Self, MachineError> {
-        assembly::assemble(node, config, io)
+        let machine = assembly::assemble(node, config, io)?;
+        if let Boot::Kernel { kernel, .. } = &config.boot {
+            machine.controller().set_kernel(kernel.clone());
+        }
+        Ok(machine)
     }
 
     /// Checks all of a machine that can be checked without KVM: for whoever sends it elsewhere. With `and_load`, that

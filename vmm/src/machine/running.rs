@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::outlet::Drain;
 use crate::device::uart::{SerialInput, Uart};
+use crate::dump::VcpuDump;
 use crate::outcome::{Outcome, PowerSwitch};
 use crate::trace::Trace;
 use crate::vcpu::{ControlError, Controller, Idle, MachineState, VcpuThread};
@@ -31,6 +32,8 @@ pub struct Ended {
     pub outcome: Outcome,
     /// What it did.
     pub trace: Trace,
+    /// Where each vCPU stood, unless the guest ended as it should ([`Outcome::wants_explaining`]).
+    pub dumps: Vec<VcpuDump>,
 }
 
 /// Ends a machine from anywhere, any time.
@@ -117,18 +120,19 @@ impl Running {
                 self.power.end(Outcome::Halted);
             }
         };
-        let trace = self.end();
-        Ended { outcome, trace }
+        let (trace, mut dumps) = self.end();
+        self.controller.name(&mut dumps);
+        Ended { outcome, trace, dumps }
     }
 
     /// Ends the machine and all of its threads.
-    fn end(&mut self) -> Trace {
+    fn end(&mut self) -> (Trace, Vec<VcpuDump>) {
         self.power.end(Outcome::Stopped);
         self.controller.wake();
         for thread in &self.threads {
             thread.kick();
         }
-        let vcpus = self.threads.drain(..).map(VcpuThread::join).collect();
+        let (vcpus, dumps): (Vec<_>, Vec<_>) = self.threads.drain(..).map(VcpuThread::join).unzip();
         for transport in &self.virtio {
             transport.lock().unwrap_or_else(PoisonError::into_inner).stop();
         }
@@ -139,7 +143,7 @@ impl Running {
         for drain in &self.drains {
             drain.finish();
         }
-        Trace { vcpus }
+        (Trace { vcpus }, dumps.into_iter().flatten().collect())
     }
 }
 

@@ -4,14 +4,17 @@
 //! the work that waits for it, and stays while the machine is paused.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::path::PathBuf;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use kvm_ioctls::VcpuFd;
 use serde::{Deserialize, Serialize};
 
-use super::controller::ControlError;
+use super::controller::{ControlError, Debugger};
 use super::kick::Kick;
+use crate::dump::{self, VcpuDump};
+use crate::memory::GuestMemory;
 use crate::outcome::PowerSwitch;
 use crate::trace::Recorder;
 
@@ -45,6 +48,10 @@ pub(super) type Work = Box<dyn FnOnce(&mut Hands<'_>) + Send>;
 /// What the threads of a machine and its controllers share.
 pub(super) struct Control {
     power: PowerSwitch,
+    memory: GuestMemory,
+    /// The kernel's file, whose symbols name what is dumped.
+    kernel: OnceLock<PathBuf>,
+    debugger: Mutex<Option<Debugger>>,
     kicks: Vec<Arc<Kick>>,
     desk: Mutex<Desk>,
     /// Told of each change of the desk that somebody may wait for.
@@ -68,11 +75,12 @@ struct Seat {
 }
 
 impl Control {
-    pub(super) fn new(cpus: u32, power: PowerSwitch) -> Self {
+    pub(super) fn new(cpus: u32, power: PowerSwitch, memory: GuestMemory) -> Self {
         let kicks = (0..cpus).map(|_| Arc::default()).collect();
         let seats = (0..cpus).map(|_| Seat::default()).collect();
         let desk = Mutex::new(Desk { started: false, paused: false, seats });
-        Self { power, kicks, desk, changed: Condvar::new() }
+        let (kernel, debugger) = (OnceLock::new(), Mutex::default());
+        Self { power, memory, kernel, debugger, kicks, desk, changed: Condvar::new() }
     }
 
     pub(super) fn cpus(&self) -> u32 {
@@ -81,6 +89,30 @@ impl Control {
 
     pub(super) fn power(&self) -> &PowerSwitch {
         &self.power
+    }
+
+    pub(super) fn memory(&self) -> &GuestMemory {
+        &self.memory
+    }
+
+    /// Has dumps named by the symbols of this file.
+    pub(super) fn set_kernel(&self, kernel: PathBuf) {
+        let _once = self.kernel.set(kernel);
+    }
+
+    /// Names what can be named in `dumps`.
+    pub(super) fn name(&self, dumps: &mut [VcpuDump]) {
+        if let Some(kernel) = self.kernel.get() {
+            dump::name(dumps, kernel);
+        }
+    }
+
+    pub(super) fn debugger(&self) -> Option<Debugger> {
+        self.debugger.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn set_debugger(&self, debugger: Option<Debugger>) {
+        *self.debugger.lock().unwrap_or_else(PoisonError::into_inner) = debugger;
     }
 
     pub(super) fn kick(&self, index: u32) -> Option<&Arc<Kick>> {
@@ -248,10 +280,14 @@ impl Desk {
 mod tests {
     use super::*;
 
+    fn control(cpus: u32, power: PowerSwitch) -> Control {
+        Control::new(cpus, power, crate::memory::allocate(1 << 20).unwrap())
+    }
+
     #[test]
     fn machine_goes_from_created_to_stopped() {
         let power = PowerSwitch::new();
-        let control = Control::new(1, power.clone());
+        let control = control(1, power.clone());
         assert_eq!(control.state(), MachineState::Created);
         assert!(matches!(control.post(0, Box::new(|_| {})), Err(ControlError::NotStarted)));
         control.start();
@@ -269,7 +305,7 @@ mod tests {
 
     #[test]
     fn machine_paused_before_it_starts_starts_paused() {
-        let control = Control::new(2, PowerSwitch::new());
+        let control = control(2, PowerSwitch::new());
         control.pause().unwrap();
         assert_eq!(control.state(), MachineState::Created);
         control.start();
@@ -278,7 +314,7 @@ mod tests {
 
     #[test]
     fn work_for_a_thread_that_has_left_is_given_up() {
-        let control = Control::new(1, PowerSwitch::new());
+        let control = control(1, PowerSwitch::new());
         control.start();
         let (results, result) = std::sync::mpsc::channel::<()>();
         control.post(0, Box::new(move |_| results.send(()).unwrap_or_default())).unwrap();
@@ -289,7 +325,7 @@ mod tests {
 
     #[test]
     fn pause_waits_for_no_thread_that_has_left() {
-        let control = Control::new(1, PowerSwitch::new());
+        let control = control(1, PowerSwitch::new());
         control.start();
         control.leave(0);
         control.pause().unwrap();

@@ -6,6 +6,8 @@ use std::sync::{Arc, mpsc};
 use kvm_ioctls::VcpuFd;
 
 use super::control::{Control, MachineState};
+use crate::dump::VcpuDump;
+use crate::memory::GuestMemory;
 use crate::outcome::Outcome;
 use crate::trace::Trace;
 
@@ -46,6 +48,24 @@ pub enum ControlError {
         source: io::Error,
     },
 }
+
+/// A breakpoint or a single step, as `KVM_EXIT_DEBUG` tells of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DebugStop {
+    /// Which vCPU.
+    pub cpu: u32,
+    /// The exception's vector: 1 (#DB) or 3 (#BP).
+    pub exception: u32,
+    /// The linear address where it stopped.
+    pub pc: u64,
+    /// What DR6 would tell the guest.
+    pub dr6: u64,
+    /// DR7 at that time.
+    pub dr7: u64,
+}
+
+/// Who is told of breakpoints and steps.
+pub(super) type Debugger = Arc<dyn Fn(DebugStop) + Send + Sync>;
 
 /// Controls a machine from any thread but those of its vCPUs and devices. A clone is another handle on the same machine.
 #[derive(Clone)]
@@ -104,6 +124,16 @@ impl Controller {
         self.0.ended();
     }
 
+    /// Names what can be named in `dumps`.
+    pub(crate) fn name(&self, dumps: &mut [VcpuDump]) {
+        self.0.name(dumps);
+    }
+
+    /// Has dumps named by the symbols of `kernel`.
+    pub(crate) fn set_kernel(&self, kernel: std::path::PathBuf) {
+        self.0.set_kernel(kernel);
+    }
+
     fn end(&self, outcome: Outcome) {
         self.0.power().end(outcome);
         self.0.ended();
@@ -149,6 +179,38 @@ impl Controller {
         });
         let results = posted.collect::<Result<Vec<_>, ControlError>>()?;
         (0..).zip(&results).map(|(cpu, result)| self.0.result(cpu, result)).collect()
+    }
+
+    /// Has `told` hear of every breakpoint and single step that `KVM_SET_GUEST_DEBUG` makes a vCPU stop at, or nobody:
+    /// then such a stop ends the machine as an unexpected exit.
+    ///
+    /// By the time that it is told, on the vCPU's thread, that vCPU is out of the guest and the others are on their way;
+    /// [`Controller::pause`] waits for them, [`Controller::resume`] goes on. It must do neither itself: it passes the
+    /// stop on, to a thread that may.
+    pub fn set_debugger(&self, told: Option<impl Fn(DebugStop) + Send + Sync + 'static>) {
+        self.0.set_debugger(told.map(|told| Arc::new(told) as Debugger));
+    }
+
+    /// Lays every vCPU open: registers, code, stack, with names where the kernel's file has symbols. Only a paused
+    /// machine's dumps are of one moment.
+    ///
+    /// # Errors
+    /// As [`Controller::run_on_vcpu`], or KVM does not tell a vCPU's registers.
+    pub fn dump(&self) -> Result<Vec<VcpuDump>, ControlError> {
+        let (paused, memory) = (self.state() == MachineState::Paused, self.0.memory().clone());
+        let taken = self.run_on_all_vcpus(move |cpu, vcpu| {
+            let why = if paused { "the machine is paused" } else { "it was looked at while it ran" };
+            VcpuDump::take(vcpu, cpu, why.to_owned(), &memory).map_err(refused("KVM_GET_REGS", cpu))
+        })?;
+        let mut dumps = taken.into_iter().collect::<Result<Vec<_>, _>>()?;
+        self.0.name(&mut dumps);
+        Ok(dumps)
+    }
+
+    /// Guest RAM. What is read while the machine runs may be half written.
+    #[must_use]
+    pub fn memory(&self) -> &GuestMemory {
+        self.0.memory()
     }
 
     /// What the machine has done until now.

@@ -3,13 +3,15 @@
 mod control;
 mod controller;
 mod cpuid;
+mod exit;
 mod kick;
 mod run;
 mod setup;
+pub mod state;
 mod thread;
 
 pub use control::MachineState;
-pub use controller::{ControlError, Controller};
+pub use controller::{ControlError, Controller, DebugStop};
 pub use setup::EntryState;
 pub(crate) use setup::{CODE_SELECTOR, gdt};
 pub(crate) use thread::{Buses, Idle, Ready, VcpuThread};

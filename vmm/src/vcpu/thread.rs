@@ -16,9 +16,10 @@ use super::kick;
 use super::run::{self, Next};
 use super::setup::{self, EntryState};
 use crate::bus::Bus;
+use crate::dump::VcpuDump;
 use crate::kvm::{KvmError, Vm};
 use crate::outcome::{Outcome, PowerSwitch};
-use crate::trace::{Recorder, VcpuTrace};
+use crate::trace::{ExitKind, Recorder, VcpuTrace};
 
 /// RFLAGS: maskable interrupts are taken.
 const RFLAGS_IF: u64 = 1 << 9;
@@ -57,7 +58,7 @@ pub(crate) struct VcpuThread {
     index: u32,
     control: Arc<Control>,
     shared: Arc<Shared>,
-    handle: JoinHandle<VcpuTrace>,
+    handle: JoinHandle<(VcpuTrace, Option<VcpuDump>)>,
 }
 
 /// What the threads of a machine have in common.
@@ -96,7 +97,7 @@ impl Ready {
                 Ok(vcpu)
             })
             .collect::<Result<_, KvmError>>()?;
-        let control = Arc::new(Control::new(cpus, power.clone()));
+        let control = Arc::new(Control::new(cpus, power.clone(), vm.memory().clone()));
         let group = Group { _vm: vm, buses, power, control };
         Ok(Self { group: Arc::new(group), vcpus })
     }
@@ -157,17 +158,36 @@ impl Ready {
 }
 
 /// Runs the vCPU; a panic of a device's ends the machine, not the process.
-fn guarded(vcpu: &mut VcpuFd, index: u32, group: &Group, shared: &Shared, began: Instant) -> VcpuTrace {
+fn guarded(
+    vcpu: &mut VcpuFd,
+    index: u32,
+    group: &Group,
+    shared: &Shared,
+    began: Instant,
+) -> (VcpuTrace, Option<VcpuDump>) {
     let mut recorder = Recorder::new(index, began);
     let body = std::panic::AssertUnwindSafe(|| run(vcpu, index, group, shared, &mut recorder));
-    if std::panic::catch_unwind(body).is_err() {
-        group.power.end(Outcome::MachineFailed { error: format!("the thread of vCPU {index} panicked") });
-    }
+    let why = std::panic::catch_unwind(body).unwrap_or_else(|_| {
+        let error = format!("the thread of vCPU {index} panicked");
+        group.power.end(Outcome::MachineFailed { error: error.clone() });
+        Some(error)
+    });
     group.control.leave(index);
-    recorder.trace()
+    let dump = group.power.outcome().filter(Outcome::wants_explaining).and_then(|_| {
+        let why = why.unwrap_or_else(|| "the machine ended".to_owned());
+        VcpuDump::take(vcpu, index, why, group.control.memory()).ok()
+    });
+    (recorder.trace(), dump)
 }
 
-fn run(vcpu: &mut VcpuFd, index: u32, group: &Group, shared: &Shared, recorder: &mut Recorder) {
+/// Runs the vCPU until the machine ends; tells why, if it was this vCPU that ended it.
+fn run(
+    vcpu: &mut VcpuFd,
+    index: u32,
+    group: &Group,
+    shared: &Shared,
+    recorder: &mut Recorder,
+) -> Option<String> {
     // A machine may start paused.
     group.control.attend(index, &mut Hands { vcpu, recorder });
     while !group.power.ended() {
@@ -178,9 +198,25 @@ fn run(vcpu: &mut VcpuFd, index: u32, group: &Group, shared: &Shared, recorder: 
                 shared.answer(vcpu);
                 group.control.attend(index, &mut Hands { vcpu, recorder });
             }
-            Next::End(outcome) => group.power.end(outcome),
+            Next::Debug(stop) => match group.control.debugger() {
+                Some(told) => {
+                    group.control.hold();
+                    told(stop);
+                    group.control.attend(index, &mut Hands { vcpu, recorder });
+                }
+                None => {
+                    let exit = format!("{} at {:#x}", ExitKind::Debug.name(), stop.pc);
+                    group.power.end(Outcome::UnexpectedExit { cpu: index, exit: exit.clone() });
+                    return Some(exit);
+                }
+            },
+            Next::End(outcome, why) => {
+                group.power.end(outcome);
+                return Some(why);
+            }
         }
     }
+    None
 }
 
 impl Shared {
@@ -255,9 +291,9 @@ impl VcpuThread {
         }
     }
 
-    /// Waits for the thread of a machine that has ended.
-    pub(crate) fn join(self) -> VcpuTrace {
+    /// Waits for the thread of a machine that has ended: what its vCPU did, and where it stood if that explains the end.
+    pub(crate) fn join(self) -> (VcpuTrace, Option<VcpuDump>) {
         let index = self.index;
-        self.handle.join().unwrap_or_else(|_| VcpuTrace { index, ..VcpuTrace::default() })
+        self.handle.join().unwrap_or_else(|_| (VcpuTrace { index, ..VcpuTrace::default() }, None))
     }
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use kiln_rootfs::kernel::check::need;
 use kiln_vmm::chain;
+use kiln_vmm::dump::VcpuDump;
 use kiln_vmm::machine::{ConsoleEnd, Controller, Ended, Machine, MachineError, MachineIo, Stopper};
 use kiln_vmm::outcome::Outcome;
 
@@ -48,19 +49,20 @@ pub fn execute_with(
 }
 
 fn carry_out(plan: &Plan, directory: &Arc<RunDirectory>, io: TaskIo<'_>, body: Option<Body<'_>>) -> Report {
-    let report = match run(plan, directory, io, body) {
-        Ok(report) => report,
-        Err(error) => Report::without_machine(
-            if error.is_environment() { Verdict::Untestable } else { Verdict::Vmm },
-            chain(&error),
-        ),
-    };
+    let (report, dumps) = run(plan, directory, io, body).unwrap_or_else(|error| {
+        let verdict = if error.is_environment() { Verdict::Untestable } else { Verdict::Vmm };
+        (Report::without_machine(verdict, chain(&error)), Vec::new())
+    });
     // Evidence that can't be written (a full disk) must not change the verdict.
     let _ = directory.json("report.json", &report);
     let _ = if report.verdict == Verdict::Passed {
         directory.passed()
     } else {
-        directory.failed(&report.reason())
+        if !dumps.is_empty() {
+            let _ = directory.json("vcpus.json", &dumps);
+        }
+        let where_they_stood: String = dumps.iter().map(|dump| format!("\n{dump}")).collect();
+        directory.failed(&format!("{}\n{where_they_stood}", report.reason()))
     };
     report
 }
@@ -78,7 +80,7 @@ fn run(
     directory: &Arc<RunDirectory>,
     mut io: TaskIo<'_>,
     body: Option<Body<'_>>,
-) -> Result<Report, MachineError> {
+) -> Result<(Report, Vec<VcpuDump>), MachineError> {
     // There from the start, also when the guest never says a word.
     let _ = directory.append("console.log", b"");
     let typist = Arc::new(Typist::new(match &plan.task {
@@ -126,7 +128,7 @@ fn run(
     });
     let _ = directory.json("trace.json", &ended.trace);
     let _ = directory.event("vmm", "info", &format!("the machine ended: {:?}", ended.outcome));
-    Ok(report(plan, &shared, &ended, progress, began))
+    Ok((report(plan, &shared, &ended, progress, began), ended.dumps))
 }
 
 /// A virtio console for those who want one: the host's end, and the machine's.

@@ -10,7 +10,7 @@ use kiln::vmm::config::{Boot, CpuMode, MachineConfig};
 use kiln::vmm::machine::{Controller, Ended, Machine, MachineIo, MachineState};
 use kiln::vmm::outcome::Outcome;
 
-type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+pub(super) type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 /// Far more than any of these takes on a busy host.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -40,25 +40,29 @@ fn payload(name: &str) -> Result<&'static Payload> {
 }
 
 /// The machine for a payload, not yet started.
-fn machine(name: &str) -> Result<Machine> {
+pub(super) fn machine(name: &str) -> Result<Machine> {
     let super::Staged(config, _) = super::flat(payload(name)?)?;
     build(&config)
 }
 
 /// A machine that halts with interrupts on, which no interrupt ever wakes.
 fn idle() -> Result<Machine> {
-    let code = vec![0xfb, 0xf4, 0xeb, 0xfc]; // sti; hlt; jmp to the start
+    flat(vec![0xfb, 0xf4, 0xeb, 0xfc]) // sti; hlt; jmp to the start
+}
+
+/// The machine for a few bytes of 64-bit code.
+pub(super) fn flat(code: Vec<u8>) -> Result<Machine> {
     let boot = Boot::Flat { code, address: 0x10_0000, mode: CpuMode::Long64 };
     build(&MachineConfig { memory: 16 << 20, boot, ..MachineConfig::default() })
 }
 
-fn build(config: &MachineConfig) -> Result<Machine> {
+pub(super) fn build(config: &MachineConfig) -> Result<Machine> {
     let io = MachineIo { serial: Box::new(io::sink()), console: None, ports: Vec::new() };
     Ok(Machine::new(config, io)?)
 }
 
 /// Has `body` control the machine while it runs, ends it, and tells how it ended.
-fn with(machine: Machine, body: impl FnOnce(&Controller) -> Result<()> + Send) -> Result<Ended> {
+pub(super) fn with(machine: Machine, body: impl FnOnce(&Controller) -> Result<()> + Send) -> Result<Ended> {
     let controller = machine.controller();
     let running = machine.start()?;
     std::thread::scope(|scope| {
