@@ -1,9 +1,13 @@
 //! Bare-metal payloads on the machine: each ends, and says, what it promises.
 
+#[path = "payloads/coalesced.rs"]
+mod coalesced;
 #[path = "payloads/control.rs"]
 mod control;
 #[path = "payloads/dumps.rs"]
 mod dumps;
+#[path = "payloads/state.rs"]
+mod state;
 
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};

@@ -49,6 +49,8 @@ pub(super) type Work = Box<dyn FnOnce(&mut Hands<'_>) + Send>;
 pub(super) struct Control {
     power: PowerSwitch,
     memory: GuestMemory,
+    /// The model-specific registers that KVM keeps.
+    msrs: Arc<[u32]>,
     /// The kernel's file, whose symbols name what is dumped.
     kernel: OnceLock<PathBuf>,
     debugger: Mutex<Option<Debugger>>,
@@ -75,12 +77,12 @@ struct Seat {
 }
 
 impl Control {
-    pub(super) fn new(cpus: u32, power: PowerSwitch, memory: GuestMemory) -> Self {
+    pub(super) fn new(cpus: u32, power: PowerSwitch, memory: GuestMemory, msrs: Arc<[u32]>) -> Self {
         let kicks = (0..cpus).map(|_| Arc::default()).collect();
         let seats = (0..cpus).map(|_| Seat::default()).collect();
         let desk = Mutex::new(Desk { started: false, paused: false, seats });
         let (kernel, debugger) = (OnceLock::new(), Mutex::default());
-        Self { power, memory, kernel, debugger, kicks, desk, changed: Condvar::new() }
+        Self { power, memory, msrs, kernel, debugger, kicks, desk, changed: Condvar::new() }
     }
 
     pub(super) fn cpus(&self) -> u32 {
@@ -93,6 +95,10 @@ impl Control {
 
     pub(super) fn memory(&self) -> &GuestMemory {
         &self.memory
+    }
+
+    pub(super) fn msrs(&self) -> &Arc<[u32]> {
+        &self.msrs
     }
 
     /// Has dumps named by the symbols of this file.
@@ -281,7 +287,7 @@ mod tests {
     use super::*;
 
     fn control(cpus: u32, power: PowerSwitch) -> Control {
-        Control::new(cpus, power, crate::memory::allocate(1 << 20).unwrap())
+        Control::new(cpus, power, crate::memory::allocate(1 << 20).unwrap(), Arc::default())
     }
 
     #[test]

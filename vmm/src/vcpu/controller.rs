@@ -6,6 +6,7 @@ use std::sync::{Arc, mpsc};
 use kvm_ioctls::VcpuFd;
 
 use super::control::{Control, MachineState};
+use super::state::{StateError, VcpuState};
 use crate::dump::VcpuDump;
 use crate::memory::GuestMemory;
 use crate::outcome::Outcome;
@@ -35,6 +36,23 @@ pub enum ControlError {
         cpu: u32,
         /// How long it was waited for.
         seconds: u64,
+    },
+    /// A vCPU's state can't be read or written.
+    #[error("the state of vCPU {cpu} can't be had")]
+    State {
+        /// Which vCPU.
+        cpu: u32,
+        /// Why not.
+        #[source]
+        source: StateError,
+    },
+    /// There must be a state for each vCPU.
+    #[error("{given} states for {cpus} vCPUs")]
+    States {
+        /// How many were given.
+        given: usize,
+        /// How many vCPUs there are.
+        cpus: u32,
     },
     /// KVM refused a request.
     #[error("KVM refused {step} of vCPU {cpu}")]
@@ -205,6 +223,34 @@ impl Controller {
         let mut dumps = taken.into_iter().collect::<Result<Vec<_>, _>>()?;
         self.0.name(&mut dumps);
         Ok(dumps)
+    }
+
+    /// Reads the state of every vCPU, in order. Only a paused machine's states are of one moment.
+    ///
+    /// # Errors
+    /// As [`Controller::run_on_vcpu`], or KVM does not tell a part of a state.
+    pub fn vcpu_states(&self) -> Result<Vec<VcpuState>, ControlError> {
+        let msrs = self.0.msrs().clone();
+        let states = self.run_on_all_vcpus(move |_, vcpu| VcpuState::get(vcpu, &msrs))?;
+        (0..)
+            .zip(states)
+            .map(|(cpu, state)| state.map_err(|source| ControlError::State { cpu, source }))
+            .collect()
+    }
+
+    /// Gives every vCPU a state, in order. The machine should be paused: a vCPU that runs goes on from it at once.
+    ///
+    /// # Errors
+    /// As [`Controller::run_on_vcpu`]; there are not as many states as vCPUs; or KVM does not take a part of a state.
+    pub fn set_vcpu_states(&self, states: Vec<VcpuState>) -> Result<(), ControlError> {
+        if u32::try_from(states.len()).ok() != Some(self.cpus()) {
+            return Err(ControlError::States { given: states.len(), cpus: self.cpus() });
+        }
+        for (cpu, state) in (0..).zip(states) {
+            self.run_on_vcpu(cpu, move |vcpu| state.set(vcpu))?
+                .map_err(|source| ControlError::State { cpu, source })?;
+        }
+        Ok(())
     }
 
     /// Guest RAM. What is read while the machine runs may be half written.

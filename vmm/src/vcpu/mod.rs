@@ -5,6 +5,8 @@ mod controller;
 mod cpuid;
 mod exit;
 mod kick;
+mod pages;
+mod ring;
 mod run;
 mod setup;
 pub mod state;

@@ -5,7 +5,8 @@ use kvm_ioctls::{VcpuExit, VcpuFd};
 
 use super::controller::DebugStop;
 use super::exit;
-use super::thread::Buses;
+use super::pages::SharedPages;
+use super::thread::Outside;
 use crate::outcome::Outcome;
 use crate::trace::{ExitKind, Recorder, Space};
 
@@ -27,8 +28,17 @@ pub(super) enum Next {
 }
 
 /// Enters the guest, and handles what made it leave.
-pub(super) fn once(vcpu: &mut VcpuFd, index: u32, buses: &Buses, recorder: &mut Recorder) -> Next {
-    let exit = match vcpu.run() {
+pub(super) fn once(vcpu: &mut VcpuFd, index: u32, outside: &Outside, recorder: &mut Recorder) -> Next {
+    let buses = &*outside.buses;
+    let exit = vcpu.run();
+    if let Some(ring) = &outside.ring {
+        // What the guest wrote before it left comes first.
+        ring.take(|space, address, data| {
+            let bus = if space == Space::Pio { &buses.pio } else { &buses.mmio };
+            recorder.access(bus.write(address, data), (space, true), address, data);
+        });
+    }
+    let exit = match exit {
         Ok(exit) => exit,
         Err(error) => {
             return match error.errno() {
@@ -52,9 +62,12 @@ pub(super) fn once(vcpu: &mut VcpuFd, index: u32, buses: &Buses, recorder: &mut 
     match exit {
         VcpuExit::IoIn(port, data) => {
             let data: *mut [u8] = data;
-            let size = port_io_size(vcpu);
+            let Some(size) = port_io_size(vcpu, &outside.pages) else {
+                return unexpected(index, format!("{} with its data past the shared pages", kind.name()));
+            };
             // SAFETY: `data` is what the exit handed out: bytes of the page that KVM shares with this vCPU, which
-            // live as long as `vcpu`. The exit's own borrow is over, and nothing else touches them until the
+            // all in the mapping, which
+            // lives as long as `vcpu`. The exit's own borrow is over, and nothing else touches them until the
             // next `KVM_RUN`.
             #[allow(unsafe_code)]
             let data = unsafe { &mut *data };
@@ -65,7 +78,9 @@ pub(super) fn once(vcpu: &mut VcpuFd, index: u32, buses: &Buses, recorder: &mut 
         }
         VcpuExit::IoOut(port, data) => {
             let data: *const [u8] = data;
-            let size = port_io_size(vcpu);
+            let Some(size) = port_io_size(vcpu, &outside.pages) else {
+                return unexpected(index, format!("{} with its data past the shared pages", kind.name()));
+            };
             // SAFETY: as above, and nothing writes them.
             #[allow(unsafe_code)]
             let data = unsafe { &*data };
@@ -131,12 +146,13 @@ fn unexpected(cpu: u32, exit: String) -> Next {
     Next::End(Outcome::UnexpectedExit { cpu, exit: exit.clone() }, exit)
 }
 
-/// The width of each element of a port access: a `rep` instruction comes as one exit with many.
-fn port_io_size(vcpu: &mut VcpuFd) -> usize {
+/// The width of each element of a port access: a `rep` instruction comes as one exit with many. None where they do
+/// not all lie in the pages that are mapped.
+fn port_io_size(vcpu: &mut VcpuFd, pages: &SharedPages) -> Option<usize> {
     // SAFETY: the exit was `KVM_EXIT_IO`, for which `io` is the union's valid member.
     #[allow(unsafe_code)]
-    let size = unsafe { vcpu.get_kvm_run().__bindgen_anon_1.io.size };
-    usize::from(size).max(1)
+    let io = unsafe { vcpu.get_kvm_run().__bindgen_anon_1.io };
+    pages.holds_port_data(io.data_offset, io.size, io.count).then(|| usize::from(io.size).max(1))
 }
 
 fn notify_flags(vcpu: &mut VcpuFd) -> u32 {

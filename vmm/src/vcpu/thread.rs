@@ -13,6 +13,8 @@ use super::control::{Control, Hands};
 use super::controller::Controller;
 use super::cpuid;
 use super::kick;
+use super::pages::SharedPages;
+use super::ring::Ring;
 use super::run::{self, Next};
 use super::setup::{self, EntryState};
 use crate::bus::Bus;
@@ -65,9 +67,17 @@ pub(crate) struct VcpuThread {
 struct Group {
     /// It must outlive its vCPUs: it holds the memory that they run in.
     _vm: Arc<Vm>,
-    buses: Arc<Buses>,
+    outside: Outside,
     power: PowerSwitch,
     control: Arc<Control>,
+}
+
+/// What an exit is handled with.
+pub(super) struct Outside {
+    pub(super) buses: Arc<Buses>,
+    pub(super) pages: SharedPages,
+    /// The VM's ring, if there are zones whose writes it takes.
+    pub(super) ring: Option<Ring>,
 }
 
 /// vCPUs that are set up and have not run.
@@ -96,9 +106,20 @@ impl Ready {
                 }
                 Ok(vcpu)
             })
-            .collect::<Result<_, KvmError>>()?;
-        let control = Arc::new(Control::new(cpus, power.clone(), vm.memory().clone()));
-        let group = Group { _vm: vm, buses, power, control };
+            .collect::<Result<Vec<_>, KvmError>>()?;
+        let pages = SharedPages::of(kvm)?;
+        let ring = match vcpus.first() {
+            Some(vcpu) if vm.coalesces() => Ring::map(vcpu, &pages).map_err(|source| KvmError::Refused {
+                step: "mmap of the ring of coalesced writes",
+                source,
+            })?,
+            _ => None,
+        };
+        let outside = Outside { buses, pages, ring };
+        let msrs = kvm.get_msr_index_list().map_err(KvmError::refused("KVM_GET_MSR_INDEX_LIST"))?;
+        let control = Control::new(cpus, power.clone(), vm.memory().clone(), msrs.as_slice().into());
+        let control = Arc::new(control);
+        let group = Group { _vm: vm, outside, power, control };
         Ok(Self { group: Arc::new(group), vcpus })
     }
 
@@ -191,7 +212,7 @@ fn run(
     // A machine may start paused.
     group.control.attend(index, &mut Hands { vcpu, recorder });
     while !group.power.ended() {
-        match run::once(vcpu, index, &group.buses, recorder) {
+        match run::once(vcpu, index, &group.outside, recorder) {
             Next::GoOn => {}
             Next::Called => {
                 kick::heard(vcpu);

@@ -1,6 +1,7 @@
 //! A machine under control: paused, its vCPUs asked, its non-maskable interrupts.
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
 use kiln::cases::{CASES, Case, Outcome as Came, linkme};
@@ -67,11 +68,11 @@ pub(super) fn with(machine: Machine, body: impl FnOnce(&Controller) -> Result<()
     let running = machine.start()?;
     std::thread::scope(|scope| {
         let body = scope.spawn(move || {
-            let done = body(&controller).map_err(|error| error.to_string());
-            if done.is_err() {
+            let done = catch_unwind(AssertUnwindSafe(|| body(&controller)));
+            if !matches!(done, Ok(Ok(()))) {
                 controller.stop();
             }
-            done
+            done.map_err(|_| "the case panicked".to_owned())?.map_err(|error| error.to_string())
         });
         let ended = running.wait(Some(Instant::now() + LIMIT));
         body.join().map_err(|_| "the case panicked")??;
@@ -84,7 +85,7 @@ fn rax(machine: &Controller) -> Result<u64> {
 }
 
 /// Waits until the counter in RAX has left `from`.
-fn moved(machine: &Controller, from: u64) -> Result<u64> {
+pub(super) fn moved(machine: &Controller, from: u64) -> Result<u64> {
     let deadline = Instant::now() + LIMIT;
     loop {
         match rax(machine)? {
@@ -95,7 +96,7 @@ fn moved(machine: &Controller, from: u64) -> Result<u64> {
     }
 }
 
-fn expect(ended: &Ended, outcome: &Outcome) -> Result<()> {
+pub(super) fn expect(ended: &Ended, outcome: &Outcome) -> Result<()> {
     if ended.outcome == *outcome { Ok(()) } else { Err(format!("it ended as {:?}", ended.outcome).into()) }
 }
 
