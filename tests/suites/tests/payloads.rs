@@ -8,6 +8,8 @@ mod control;
 mod dumps;
 #[path = "payloads/state.rs"]
 mod state;
+#[path = "payloads/steps.rs"]
+mod steps;
 
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};

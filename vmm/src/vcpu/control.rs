@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::controller::{ControlError, Debugger};
 use super::kick::Kick;
+use super::steps::Steps;
 use crate::dump::{self, VcpuDump};
 use crate::memory::GuestMemory;
 use crate::outcome::PowerSwitch;
@@ -39,6 +40,8 @@ pub enum MachineState {
 /// What work on a vCPU's own thread has in its hands.
 pub(super) struct Hands<'a> {
     pub(super) vcpu: &'a mut VcpuFd,
+    /// Whether the vCPU is stepped for the instruction trace.
+    pub(super) stepped: &'a mut bool,
     pub(super) recorder: &'a mut Recorder,
 }
 
@@ -54,6 +57,7 @@ pub(super) struct Control {
     /// The kernel's file, whose symbols name what is dumped.
     kernel: OnceLock<PathBuf>,
     debugger: Mutex<Option<Debugger>>,
+    pub(super) steps: Steps,
     kicks: Vec<Arc<Kick>>,
     desk: Mutex<Desk>,
     /// Told of each change of the desk that somebody may wait for.
@@ -82,7 +86,8 @@ impl Control {
         let seats = (0..cpus).map(|_| Seat::default()).collect();
         let desk = Mutex::new(Desk { started: false, paused: false, seats });
         let (kernel, debugger) = (OnceLock::new(), Mutex::default());
-        Self { power, memory, msrs, kernel, debugger, kicks, desk, changed: Condvar::new() }
+        let steps = Steps::default();
+        Self { power, memory, msrs, kernel, debugger, steps, kicks, desk, changed: Condvar::new() }
     }
 
     pub(super) fn cpus(&self) -> u32 {

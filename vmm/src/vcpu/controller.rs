@@ -1,12 +1,13 @@
 //! The handle by which a machine that runs is controlled: by its owner, its control socket, its debugger.
 
-use std::io;
+use std::io::{self, Write};
 use std::sync::{Arc, mpsc};
 
 use kvm_ioctls::VcpuFd;
 
-use super::control::{Control, MachineState};
+use super::control::{Control, Hands, MachineState};
 use super::state::{StateError, VcpuState};
+use super::steps;
 use crate::dump::VcpuDump;
 use crate::memory::GuestMemory;
 use crate::outcome::Outcome;
@@ -189,10 +190,17 @@ impl Controller {
         &self,
         work: impl Fn(u32, &mut VcpuFd) -> R + Send + Sync + 'static,
     ) -> Result<Vec<R>, ControlError> {
+        self.on_all(move |cpu, hands| work(cpu, hands.vcpu))
+    }
+
+    fn on_all<R: Send + 'static>(
+        &self,
+        work: impl Fn(u32, &mut Hands<'_>) -> R + Send + Sync + 'static,
+    ) -> Result<Vec<R>, ControlError> {
         let work = Arc::new(work);
         let posted = (0..self.cpus()).map(|cpu| {
             let (work, (results, result)) = (work.clone(), mpsc::sync_channel(1));
-            self.0.post(cpu, Box::new(move |hands| drop(results.send(work(cpu, hands.vcpu)))))?;
+            self.0.post(cpu, Box::new(move |hands| drop(results.send(work(cpu, hands)))))?;
             Ok(result)
         });
         let results = posted.collect::<Result<Vec<_>, ControlError>>()?;
@@ -207,6 +215,46 @@ impl Controller {
     /// stop on, to a thread that may.
     pub fn set_debugger(&self, told: Option<impl Fn(DebugStop) + Send + Sync + 'static>) {
         self.0.set_debugger(told.map(|told| Arc::new(told) as Debugger));
+    }
+
+    /// Traces the instructions of all vCPUs: a line each, `CPU RIP` (decimal, then 16 hexadecimal digits), for the one
+    /// that each is about to carry out, beginning with the one that it stands at. After `limit` lines, or when `sink` takes
+    /// no more, the guest goes on at full speed. A step costs an exit: the guest is thousands of times slower.
+    ///
+    /// Meanwhile a debugger is told of breakpoints, and not of steps.
+    ///
+    /// # Errors
+    /// As [`Controller::run_on_vcpu`], or KVM can't step a vCPU.
+    pub fn trace_instructions(&self, limit: u64, sink: Box<dyn Write + Send>) -> Result<(), ControlError> {
+        self.0.steps.begin(limit, sink);
+        let control = Arc::downgrade(&self.0);
+        let begun = self.on_all(move |cpu, hands| {
+            let rip = hands.vcpu.get_regs().map_err(refused("KVM_GET_REGS", cpu))?.rip;
+            let more = control.upgrade().is_some_and(|control| control.steps.note(cpu, rip));
+            steps::step(hands.vcpu, more).map_err(refused("KVM_SET_GUEST_DEBUG", cpu))?;
+            *hands.stepped = more;
+            Ok(())
+        });
+        let begun = begun.and_then(|each| each.into_iter().collect());
+        if begun.is_err() {
+            self.0.steps.end();
+        }
+        begun
+    }
+
+    /// Ends the instruction trace, if there is one.
+    ///
+    /// # Errors
+    /// As [`Controller::run_on_vcpu`], or KVM refused.
+    pub fn end_instruction_trace(&self) -> Result<(), ControlError> {
+        self.0.steps.end();
+        let ended = self.on_all(|cpu, hands| {
+            if std::mem::take(hands.stepped) {
+                steps::step(hands.vcpu, false).map_err(refused("KVM_SET_GUEST_DEBUG", cpu))?;
+            }
+            Ok(())
+        })?;
+        ended.into_iter().collect()
     }
 
     /// Lays every vCPU open: registers, code, stack, with names where the kernel's file has symbols. Only a paused
@@ -264,14 +312,7 @@ impl Controller {
     /// # Errors
     /// As [`Controller::run_on_vcpu`].
     pub fn trace(&self) -> Result<Trace, ControlError> {
-        let posted = (0..self.cpus()).map(|cpu| {
-            let (results, result) = mpsc::sync_channel(1);
-            self.0.post(cpu, Box::new(move |hands| drop(results.send(hands.recorder.trace()))))?;
-            Ok(result)
-        });
-        let results = posted.collect::<Result<Vec<_>, ControlError>>()?;
-        let vcpus =
-            (0..).zip(&results).map(|(cpu, result)| self.0.result(cpu, result)).collect::<Result<_, _>>()?;
+        let vcpus = self.on_all(|_, hands| hands.recorder.trace())?;
         Ok(Trace { vcpus })
     }
 }

@@ -10,6 +10,7 @@ mod ring;
 mod run;
 mod setup;
 pub mod state;
+mod steps;
 mod thread;
 
 pub use control::MachineState;

@@ -17,12 +17,15 @@ use super::pages::SharedPages;
 use super::ring::Ring;
 use super::run::{self, Next};
 use super::setup::{self, EntryState};
+use super::steps;
 use crate::bus::Bus;
 use crate::dump::VcpuDump;
 use crate::kvm::{KvmError, Vm};
 use crate::outcome::{Outcome, PowerSwitch};
 use crate::trace::{ExitKind, Recorder, VcpuTrace};
 
+/// DR6: a single step (Intel SDM, volume 3, §18.2.3).
+const DR6_BS: u64 = 1 << 14;
 /// RFLAGS: maskable interrupts are taken.
 const RFLAGS_IF: u64 = 1 << 9;
 
@@ -194,6 +197,7 @@ fn guarded(
         Some(error)
     });
     group.control.leave(index);
+    group.control.steps.end();
     let dump = group.power.outcome().filter(Outcome::wants_explaining).and_then(|_| {
         let why = why.unwrap_or_else(|| "the machine ended".to_owned());
         VcpuDump::take(vcpu, index, why, group.control.memory()).ok()
@@ -209,21 +213,30 @@ fn run(
     shared: &Shared,
     recorder: &mut Recorder,
 ) -> Option<String> {
+    let mut stepped = false;
     // A machine may start paused.
-    group.control.attend(index, &mut Hands { vcpu, recorder });
+    group.control.attend(index, &mut Hands { vcpu, recorder, stepped: &mut stepped });
     while !group.power.ended() {
         match run::once(vcpu, index, &group.outside, recorder) {
             Next::GoOn => {}
             Next::Called => {
                 kick::heard(vcpu);
                 shared.answer(vcpu);
-                group.control.attend(index, &mut Hands { vcpu, recorder });
+                group.control.attend(index, &mut Hands { vcpu, recorder, stepped: &mut stepped });
+            }
+            Next::Debug(stop) if stepped && stop.dr6 & DR6_BS != 0 => {
+                stepped = group.control.steps.note(index, stop.pc);
+                if !stepped && let Err(error) = steps::step(vcpu, false) {
+                    let error = format!("KVM_SET_GUEST_DEBUG of vCPU {index}: {error}");
+                    group.power.end(Outcome::MachineFailed { error: error.clone() });
+                    return Some(error);
+                }
             }
             Next::Debug(stop) => match group.control.debugger() {
                 Some(told) => {
                     group.control.hold();
                     told(stop);
-                    group.control.attend(index, &mut Hands { vcpu, recorder });
+                    group.control.attend(index, &mut Hands { vcpu, recorder, stepped: &mut stepped });
                 }
                 None => {
                     let exit = format!("{} at {:#x}", ExitKind::Debug.name(), stop.pc);
