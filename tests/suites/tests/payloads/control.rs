@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 use kiln::cases::{CASES, Case, Outcome as Came, linkme};
 use kiln::fixtures::{self, Payload};
 use kiln::gate::Needs;
-use kiln::vmm::config::{Boot, CpuMode, MachineConfig};
-use kiln::vmm::machine::{Controller, Ended, Machine, MachineIo, MachineState};
+use kiln::vmm::config::{Boot, CPUS_MAX, CpuMode, MachineConfig};
+use kiln::vmm::kvm::KvmError;
+use kiln::vmm::machine::{Controller, Ended, Machine, MachineError, MachineIo, MachineState};
 use kiln::vmm::outcome::Outcome;
 
 pub(super) type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
@@ -33,6 +34,7 @@ static CONTROL: fn() -> Vec<Case> = || {
         case("nmi_reaches_a_halting_vcpu", nmi_reaches_a_halting_vcpu),
         case("nmi_of_a_paused_machine_waits_for_its_resume", nmi_of_a_paused_machine_waits_for_its_resume),
         case("ended_machine_takes_no_work", ended_machine_takes_no_work),
+        case("as_many_vcpus_as_there_can_be_answer_and_pause", as_many_vcpus_as_there_can_be),
     ]
 };
 
@@ -205,4 +207,38 @@ fn ended_machine_takes_no_work() -> Result<()> {
         assert_eq!(error.unwrap_err().to_string(), "the machine has ended");
     }
     expect(&ended, &Outcome::DebugExit { value: 0 })
+}
+
+/// All but the first wait for their start-up interrupt, which never comes: they answer all the same.
+fn as_many_vcpus_as_there_can_be() -> Result<()> {
+    let super::Staged(mut config, _) = super::flat(payload("count")?)?;
+    config.cpus = CPUS_MAX;
+    let io = || MachineIo { serial: Box::new(io::sink()), console: None, ports: Vec::new() };
+    let machine = match Machine::new(&config, io()) {
+        Err(MachineError::Kvm(KvmError::Vcpus { most, .. })) => {
+            config.cpus = u32::try_from(most)?;
+            Machine::new(&config, io())?
+        }
+        other => other?,
+    };
+    let cpus = config.cpus;
+    let ended = with(machine, |machine| {
+        moved(machine, 0)?;
+        let names =
+            machine.run_on_all_vcpus(|cpu, _| (cpu, std::thread::current().name().map(str::to_owned)))?;
+        assert_eq!(names, (0..cpus).map(|cpu| (cpu, Some(format!("vcpu{cpu}")))).collect::<Vec<_>>());
+        for _ in 0..3 {
+            machine.pause()?;
+            let held = rax(machine)?;
+            assert_eq!((machine.dump()?.len(), rax(machine)?), (usize::try_from(cpus)?, held));
+            machine.resume()?;
+            moved(machine, held)?;
+        }
+        let error = machine.nmi(cpus).unwrap_err().to_string();
+        assert_eq!(error, format!("there is no vCPU {cpus}: the machine has {cpus}, counted from 0"));
+        machine.stop();
+        Ok(())
+    })?;
+    assert_eq!(ended.dumps.len(), usize::try_from(cpus)?);
+    expect(&ended, &Outcome::Stopped)
 }

@@ -22,6 +22,7 @@ static DUMPS: fn() -> Vec<Case> = || {
         case("triple_fault_shows_the_instruction_and_the_way_to_it", triple_fault),
         case("fetch_from_nothing_shows_that_no_code_is_there", fetch_from_nothing),
         case("page_that_is_not_there_shows_in_the_walk", page_not_there),
+        case("tables_that_are_nowhere_show_in_the_walk", tables_nowhere),
         case("machine_that_ends_well_is_not_dumped", ends_well),
         case("running_machine_is_dumped_on_demand", on_demand),
         case("kernel_with_symbols_names_the_instruction", symbols),
@@ -73,6 +74,14 @@ fn page_not_there() -> Result<()> {
     let dump = ended.dumps.first().ok_or("no dump")?;
     assert_eq!((dump.registers.rip, dump.special.cr2), (1 << 40, 1 << 40), "{dump}");
     assert_eq!((&dump.walk.end, dump.walk.entries.len()), (&WalkEnd::NotPresent, 1), "{dump}");
+    Ok(())
+}
+
+fn tables_nowhere() -> Result<()> {
+    let dump = dump("tables-nowhere")?;
+    assert_eq!(dump.special.cr3, fixtures::NOTHING_MMIO, "{dump}");
+    assert!(matches!(dump.walk.end, WalkEnd::NotRam { .. }) && dump.code.from.is_empty(), "{dump}");
+    assert!(dump.to_string().contains("is not in RAM"), "{dump}");
     Ok(())
 }
 
