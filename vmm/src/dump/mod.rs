@@ -85,9 +85,10 @@ impl VcpuDump {
         // A machine without interrupt controllers has no such state: its vCPU is never but running.
         let mp_state = vcpu.get_mp_state().map_or(MpState::Runnable, MpState::from);
         let linear = special.linear(&special.cs, registers.rip);
+        let lost = if is_reset(&registers, &special) { LOST } else { "" };
         Ok(Self {
             index,
-            why,
+            why: format!("{why}{lost}"),
             mp_state,
             symbol: None,
             registers,
@@ -97,6 +98,15 @@ impl VcpuDump {
             stack: stack(memory, &special, registers.rsp),
         })
     }
+}
+
+/// Said of a vCPU that stands where it was before its first instruction: KVM resets it at a shutdown on AMD's processors,
+/// which leave its state undefined then.
+const LOST: &str = "; it stands at its reset vector: if KVM reset it, as it does at a shutdown on AMD's processors, where it stood is lost";
+
+/// Whether the registers are those of a reset (Intel SDM, volume 3, table 10-1).
+fn is_reset(registers: &Registers, special: &SpecialRegisters) -> bool {
+    (special.cs.base, special.cs.selector, registers.rip) == (0xffff_0000, 0xf000, 0xfff0)
 }
 
 fn code(memory: &GuestMemory, special: &SpecialRegisters, linear: u64) -> Code {

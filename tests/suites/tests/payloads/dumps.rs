@@ -19,7 +19,8 @@ static DUMPS: fn() -> Vec<Case> = || {
         Case::host(&path, Needs::Payload, move || body().map_err(|error| error.to_string()))
     };
     vec![
-        case("triple_fault_shows_the_instruction_and_the_way_to_it", triple_fault),
+        case("dump_shows_the_instruction_and_the_way_to_it", instruction),
+        case("triple_fault_shows_its_instruction_or_that_it_is_lost", triple_fault),
         case("fetch_from_nothing_shows_that_no_code_is_there", fetch_from_nothing),
         case("page_that_is_not_there_shows_in_the_walk", page_not_there),
         case("tables_that_are_nowhere_show_in_the_walk", tables_nowhere),
@@ -38,23 +39,35 @@ fn dump(name: &str) -> Result<VcpuDump> {
     Ok(ended(name)?.dumps.pop().ok_or("no dump")?)
 }
 
+/// Whether a triple fault left nothing of the vCPU's state, and the dump says so: KVM resets it on AMD's processors.
+fn lost(dump: &VcpuDump) -> bool {
+    let reset = (dump.special.cs.base, dump.registers.rip) == (0xffff_0000, 0xfff0);
+    assert_eq!(dump.why.contains("where it stood is lost"), reset, "{dump}");
+    reset
+}
+
 fn triple_fault() -> Result<()> {
     let dump = dump("triple-fault")?;
-    let code = fixtures::by_name("triple-fault").ok_or("no payload")?.code;
+    assert!(dump.why.starts_with("KVM_EXIT_SHUTDOWN"), "{dump}");
+    if lost(&dump) {
+        return Ok(());
+    }
+    assert!(dump.to_string().contains("<0f> 0b"), "{dump}");
+    Ok(())
+}
+
+fn instruction() -> Result<()> {
+    let dump = dump("exit-status")?;
+    let code = fixtures::by_name("exit-status").ok_or("no payload")?.code;
     let at = usize::try_from(dump.registers.rip - 0x10_0000)?;
     assert!(code.get(at..).is_some_and(|rest| dump.code.from.starts_with(rest)), "{dump}");
     assert!(code.get(..at).is_some_and(|rest| dump.code.before.ends_with(rest)), "{dump}");
     let tables: Vec<&str> = dump.walk.entries.iter().map(|entry| entry.table.as_str()).collect();
     assert_eq!((tables, dump.walk.physical()), (vec!["PML4", "PDPT", "PD"], Some(dump.registers.rip)));
-    assert_eq!(dump.why, "KVM_EXIT_SHUTDOWN");
     let text = dump.to_string();
-    for part in [
-        "KVM_EXIT_SHUTDOWN",
-        "RIP 0010:0000000000100",
-        "CR3 0000000000009000",
-        "page walk of 1000",
-        "<0f> 0b",
-    ] {
+    for part in
+        ["RIP 0010:0000000000100", "CR3 0000000000009000", "page walk of 1000", "RAX 0000000000000015"]
+    {
         assert!(text.contains(part), "{part} is not in:\n{text}");
     }
     Ok(())
@@ -72,6 +85,9 @@ fn page_not_there() -> Result<()> {
     let code = vec![0x48, 0xb8, 0, 0, 0, 0, 0, 1, 0, 0, 0xff, 0xe0]; // mov $1 << 40, %rax; jmp *%rax
     let ended = with(flat(code)?, |_| Ok(()))?;
     let dump = ended.dumps.first().ok_or("no dump")?;
+    if lost(dump) {
+        return Ok(());
+    }
     assert_eq!((dump.registers.rip, dump.special.cr2), (1 << 40, 1 << 40), "{dump}");
     assert_eq!((&dump.walk.end, dump.walk.entries.len()), (&WalkEnd::NotPresent, 1), "{dump}");
     Ok(())
@@ -79,6 +95,9 @@ fn page_not_there() -> Result<()> {
 
 fn tables_nowhere() -> Result<()> {
     let dump = dump("tables-nowhere")?;
+    if lost(&dump) {
+        return Ok(());
+    }
     assert_eq!(dump.special.cr3, fixtures::NOTHING_MMIO, "{dump}");
     assert!(matches!(dump.walk.end, WalkEnd::NotRam { .. }) && dump.code.from.is_empty(), "{dump}");
     assert!(dump.to_string().contains("is not in RAM"), "{dump}");
@@ -105,7 +124,7 @@ fn on_demand() -> Result<()> {
 }
 
 fn symbols() -> Result<()> {
-    let payload = fixtures::by_name("triple-fault").ok_or("no payload")?;
+    let payload = fixtures::by_name("exit-status").ok_or("no payload")?;
     let super::Staged(config, kernel) = super::elf(payload)?;
     let kernel = kernel.ok_or("no kernel")?;
     std::fs::write(

@@ -1,4 +1,4 @@
-//! The instruction trace, and breakpoints told to a debugger.
+//! The instruction trace, and stops that a debugger is told of.
 
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use kiln::cases::{CASES, Case, linkme};
 use kiln::gate::Needs;
-use kiln::vmm::kvm_bindings::{KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_USE_HW_BP, kvm_guest_debug, kvm_regs};
+use kiln::vmm::kvm_bindings::{KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_SINGLESTEP, kvm_guest_debug};
 use kiln::vmm::machine::{Controller, Ended, MachineState};
 use kiln::vmm::outcome::Outcome;
 use kiln::vmm::trace::ExitKind;
@@ -27,8 +27,8 @@ static STEPS: fn() -> Vec<Case> = || {
         case("every_instruction_is_traced_from_the_first_to_the_limit", traced),
         case("trace_that_is_ended_lets_the_guest_run", ended),
         case("trace_ends_with_the_machine", to_the_end),
-        case("breakpoint_pauses_the_machine_and_is_told", breakpoint),
-        case("breakpoint_that_nobody_wants_ends_the_machine", unwanted),
+        case("stop_pauses_the_machine_and_a_debugger_is_told", told),
+        case("stop_that_nobody_wants_ends_the_machine", unwanted),
     ]
 };
 
@@ -117,32 +117,30 @@ fn to_the_end() -> Result<()> {
     expect(&ended, &Outcome::DebugExit { value: 0 })
 }
 
-/// Has KVM stop the vCPU where the payload `count` jumps back.
-fn break_at_the_jump(machine: &Controller) -> Result<()> {
-    let mut debug =
-        kvm_guest_debug { control: KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_HW_BP, ..Default::default() };
-    // DR0, DR6, DR7: the first breakpoint, on execution.
-    (debug.arch.debugreg[0], debug.arch.debugreg[7]) = (0x10_0005, 0x402);
+/// Has KVM stop the vCPU after each instruction, as a debugger would. (QEMU's emulator, which the lab is made of, has no
+/// breakpoints of the hardware's for nested guests.)
+fn step(machine: &Controller) -> Result<()> {
+    let control = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP;
+    let debug = kvm_guest_debug { control, ..Default::default() };
     Ok(machine.run_on_vcpu(0, move |vcpu| vcpu.set_guest_debug(&debug))??)
 }
 
-fn breakpoint() -> Result<()> {
+fn told() -> Result<()> {
     with(machine("count")?, |machine| {
         moved(machine, 0)?;
         let (stops, told) = mpsc::channel();
         machine.set_debugger(Some(move |stop| stops.send(stop).unwrap_or_default()));
-        break_at_the_jump(machine)?;
-        let mut last = 0;
-        for _ in 0..10 {
+        step(machine)?;
+        let mut last = None;
+        for _ in 0..20 {
             let stop = told.recv_timeout(LIMIT)?;
             machine.pause()?;
-            let regs = machine.run_on_vcpu(0, |vcpu| vcpu.get_regs())??;
-            assert_eq!((stop.cpu, stop.exception, stop.pc, regs.rip), (0, 1, 0x10_0005, 0x10_0005));
+            let rip = machine.run_on_vcpu(0, |vcpu| vcpu.get_regs())??.rip;
+            assert_eq!((stop.cpu, stop.exception, stop.pc), (0, 1, rip));
+            assert!([0x10_0002, 0x10_0005].contains(&rip) && last != Some(rip), "{last:x?}, {rip:#x}");
             assert_eq!(machine.state(), MachineState::Paused);
-            assert!(last == 0 || regs.rax == last + 1, "{last} and {}: once a round", regs.rax);
-            last = regs.rax;
-            // Past the breakpoint, as a debugger would: where the jump leads.
-            machine.run_on_vcpu(0, move |vcpu| vcpu.set_regs(&kvm_regs { rip: 0x10_0002, ..regs }))??;
+            assert!(told.try_recv().is_err(), "a stop each time that it goes on");
+            last = Some(rip);
             machine.resume()?;
         }
         machine.stop();
@@ -154,7 +152,8 @@ fn breakpoint() -> Result<()> {
 fn unwanted() -> Result<()> {
     let ended = with(machine("count")?, |machine| {
         moved(machine, 0)?;
-        break_at_the_jump(machine)
+        step(machine)
     })?;
-    expect(&ended, &Outcome::UnexpectedExit { cpu: 0, exit: "KVM_EXIT_DEBUG at 0x100005".to_owned() })
+    let exit = |rip: u64| Outcome::UnexpectedExit { cpu: 0, exit: format!("KVM_EXIT_DEBUG at {rip:#x}") };
+    expect(&ended, &exit(0x10_0002)).or_else(|_| expect(&ended, &exit(0x10_0005)))
 }
