@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use kvm_bindings::{
     KVM_API_VERSION, KVM_MAX_CPUID_ENTRIES, KVM_PIT_SPEAKER_DUMMY, kvm_pit_config,
@@ -130,7 +131,9 @@ pub(crate) fn physical_address_bits(kvm: &Kvm) -> Result<u32, KvmError> {
 pub(crate) struct Vm {
     fd: VmFd,
     /// What the slots point at: it must live as long as the VM.
-    _memory: GuestMemory,
+    memory: GuestMemory,
+    /// Whether there are zones whose writes are coalesced.
+    coalesces: AtomicBool,
 }
 
 impl Vm {
@@ -167,7 +170,12 @@ impl Vm {
             unsafe { fd.set_user_memory_region(slot) }
                 .map_err(KvmError::refused("KVM_SET_USER_MEMORY_REGION"))?;
         }
-        Ok(Arc::new(Self { fd, _memory: memory }))
+        Ok(Arc::new(Self { fd, memory, coalesces: AtomicBool::new(false) }))
+    }
+
+    /// The memory that the slots point at.
+    pub(crate) fn memory(&self) -> &GuestMemory {
+        &self.memory
     }
 
     pub(crate) fn create_vcpu(&self, index: u32) -> Result<VcpuFd, KvmError> {
@@ -177,6 +185,31 @@ impl Vm {
     /// Has KVM raise an edge at `gsi` for each count of `line`.
     pub(crate) fn connect(&self, line: &EventFd, gsi: u32) -> Result<(), KvmError> {
         self.fd.register_irqfd(line, gsi).map_err(KvmError::refused("KVM_IRQFD"))
+    }
+
+    /// Has KVM collect writes to the `size` ports or bytes at `zone` in the VM's ring, with no exit until it is full. Where
+    /// KVM has no such zones each write exits, as without.
+    ///
+    /// Whoever reads a register of the zone sees all writes before it. A device behind one must not need to see a
+    /// write at once: it comes with the next exit of any vCPU.
+    pub(crate) fn coalesce(&self, zone: IoEventAddress, size: u32) -> Result<(), KvmError> {
+        let has = self.fd.check_extension(match zone {
+            IoEventAddress::Pio(_) => Cap::CoalescedPio,
+            IoEventAddress::Mmio(_) => Cap::CoalescedMmio,
+        });
+        if !has {
+            return Ok(());
+        }
+        self.fd
+            .register_coalesced_mmio(zone, size)
+            .map_err(KvmError::refused("KVM_REGISTER_COALESCED_MMIO"))?;
+        self.coalesces.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Whether there are zones whose writes are coalesced.
+    pub(crate) fn coalesces(&self) -> bool {
+        self.coalesces.load(Ordering::Relaxed)
     }
 
     /// Has KVM count `event` when the guest writes the four bytes `value` at `address`, with no exit.

@@ -10,6 +10,7 @@ pub mod bus;
 mod chain;
 pub mod config;
 pub mod device;
+pub mod dump;
 pub mod irq;
 pub mod kvm;
 pub mod layout;
@@ -23,3 +24,5 @@ pub mod vcpu;
 pub mod virtio;
 
 pub use chain::chain;
+// What work on a vCPU's own thread has in its hands (`Controller::run_on_vcpu`).
+pub use {kvm_bindings, kvm_ioctls};

@@ -56,6 +56,14 @@ pub enum Outcome {
     },
 }
 
+impl Outcome {
+    /// Whether somebody will ask where the processors stood: always, but for a guest that ended as it should.
+    #[must_use]
+    pub fn wants_explaining(&self) -> bool {
+        !matches!(self, Self::PowerOff | Self::DebugExit { value: 0 })
+    }
+}
+
 /// The handle by which anything ends the machine. The first outcome counts.
 #[derive(Clone, Debug, Default)]
 pub struct PowerSwitch(Arc<Switch>);

@@ -12,6 +12,11 @@ pub const POST: u16 = 0x80;
 pub const PROBE_PIO: u16 = 0xa00;
 /// How many ports the probe device has.
 pub const PROBE_PIO_SIZE: u16 = 0x40;
+/// The probe device's [`STREAM`](crate::probe::STREAM) and [`STREAM_ASTRAY`](crate::probe::STREAM_ASTRAY) on PIO:
+/// [`PROBE_STREAM_PIO_SIZE`] ports.
+pub const PROBE_STREAM_PIO: u16 = 0xa40;
+/// How many ports they have.
+pub const PROBE_STREAM_PIO_SIZE: u16 = 8;
 /// The probe device's registers on MMIO: one page.
 pub const PROBE_MMIO: u64 = 0xd010_0000;
 /// The size of the probe device's MMIO range in bytes.

@@ -32,6 +32,14 @@ pub const DMA_LENGTH: u16 = 0x30;
 pub const DMA_COMMAND: u16 = 0x34;
 /// The sum of all bytes (wrapping, 32 bits) that the last DMA moved.
 pub const DMA_CHECKSUM: u16 = 0x38;
+/// Counts the writes that come in order: four bytes that are each one more than the last, from 0 on. Reads how many
+/// did. On MMIO alone; on PIO it has a port of its own ([`crate::addresses::PROBE_STREAM_PIO`]). Writes are coalesced, both
+/// ways. Writing [`ACCESS_COUNT`] begins anew.
+pub const STREAM: u16 = 0x800;
+/// Reads how many writes to [`STREAM`] did not come in order; four bytes.
+pub const STREAM_ASTRAY: u16 = 0x804;
+/// The size in bytes of what of [`STREAM`] is coalesced.
+pub const STREAM_SIZE: u32 = 4;
 /// Takes the oldest entry off the access log: `offset | width << 8 | write << 16`, or all ones when the log
 /// is empty; four bytes. Accesses to this register are counted but not logged. The log keeps the last
 /// [`LOG_MAX`] accesses; an offset past 0xff shows as 0xff.

@@ -1,5 +1,16 @@
 //! Bare-metal payloads on the machine: each ends, and says, what it promises.
 
+#[path = "payloads/coalesced.rs"]
+mod coalesced;
+#[path = "payloads/control.rs"]
+mod control;
+#[path = "payloads/dumps.rs"]
+mod dumps;
+#[path = "payloads/state.rs"]
+mod state;
+#[path = "payloads/steps.rs"]
+mod steps;
+
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};

@@ -3,6 +3,9 @@
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
+use kiln_protocol::probe::{STREAM, STREAM_SIZE};
+use kvm_ioctls::IoEventAddress;
+
 use super::outlet::outlet;
 use super::{ConsoleEnd, Machine, MachineError, MachineIo};
 use crate::block::RawDisk;
@@ -18,7 +21,8 @@ use crate::irq::{Interrupt, Irqfd, Unconnected};
 use crate::kvm::{self, KvmError, Vm};
 use crate::layout::{
     ACPI_SLEEP, COM1, COM1_GSI, DEBUG_EXIT, I8042 as I8042_PORT, POST, PROBE_GSI, PROBE_MMIO,
-    PROBE_MMIO_SIZE, PROBE_PIO, PROBE_PIO_SIZE, VIRTIO_MMIO_SIZE, virtio_mmio_address, virtio_mmio_gsi,
+    PROBE_MMIO_SIZE, PROBE_PIO, PROBE_PIO_SIZE, PROBE_STREAM_PIO, PROBE_STREAM_PIO_SIZE, VIRTIO_MMIO_SIZE,
+    virtio_mmio_address, virtio_mmio_gsi,
 };
 use crate::memory::{self, GuestMemory};
 use crate::outcome::PowerSwitch;
@@ -66,6 +70,9 @@ pub(super) fn assemble(node: &Path, config: &MachineConfig, io: MachineIo) -> Re
     if config.probe {
         let probe = Probe::new(memory.clone(), wiring.line(PROBE_GSI)?);
         wiring.pio("probe", PROBE_PIO, PROBE_PIO_SIZE, probe.pio())?;
+        wiring.pio("probe", PROBE_STREAM_PIO, PROBE_STREAM_PIO_SIZE, probe.stream())?;
+        vm.coalesce(IoEventAddress::Pio(PROBE_STREAM_PIO.into()), STREAM_SIZE)?;
+        vm.coalesce(IoEventAddress::Mmio(PROBE_MMIO + u64::from(STREAM)), STREAM_SIZE)?;
         let mmio = Arc::new(Mutex::new(probe.mmio()));
         wiring.mmio.insert("probe", (PROBE_MMIO, PROBE_MMIO_SIZE), mmio)?;
     }

@@ -11,11 +11,12 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+pub use crate::vcpu::{ControlError, Controller, DebugStop, MachineState};
 pub use crate::virtio::console::ConsoleEnd;
 pub use error::MachineError;
 pub use running::{Ended, Running, Stopper};
 
-use crate::config::MachineConfig;
+use crate::config::{Boot, MachineConfig};
 use crate::device::uart::Uart;
 use crate::kvm::KVM_NODE;
 use crate::outcome::PowerSwitch;
@@ -56,7 +57,11 @@ impl Machine {
     /// # Errors
     /// See [`MachineError`].
     pub fn new_on(node: &Path, config: &MachineConfig, io: MachineIo) -> Result<Self, MachineError> {
-        assembly::assemble(node, config, io)
+        let machine = assembly::assemble(node, config, io)?;
+        if let Boot::Kernel { kernel, .. } = &config.boot {
+            machine.controller().set_kernel(kernel.clone());
+        }
+        Ok(machine)
     }
 
     /// Checks all of a machine that can be checked without KVM: for whoever sends it elsewhere. With `and_load`, that
@@ -68,13 +73,20 @@ impl Machine {
         assembly::check(config, and_load)
     }
 
+    /// The handle that controls it, also once it runs.
+    #[must_use]
+    pub fn controller(&self) -> Controller {
+        self.vcpus.controller()
+    }
+
     /// Lets it run: every vCPU's thread is in place before the first instruction.
     ///
     /// # Errors
     /// The host has no room for the threads.
     pub fn start(self) -> Result<Running, MachineError> {
         let began = Instant::now();
+        let controller = self.vcpus.controller();
         let threads = self.vcpus.start(began).map_err(MachineError::Io)?;
-        Ok(Running::new(threads, self.power, self.uart, self.virtio, self.drains))
+        Ok(Running::new(threads, controller, self.power, self.uart, self.virtio, self.drains))
     }
 }

@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 
 use super::outlet::Drain;
 use crate::device::uart::{SerialInput, Uart};
+use crate::dump::VcpuDump;
 use crate::outcome::{Outcome, PowerSwitch};
 use crate::trace::Trace;
-use crate::vcpu::{Idle, VcpuThread};
+use crate::vcpu::{ControlError, Controller, Idle, MachineState, VcpuThread};
 use crate::virtio::mmio::MmioTransport;
 
 /// How often a machine that runs is looked at: for half a line that waits in the UART, and for processors that
@@ -17,6 +18,7 @@ const LOOK: Duration = Duration::from_millis(50);
 /// A machine that runs. Dropping it ends it.
 pub struct Running {
     threads: Vec<VcpuThread>,
+    controller: Controller,
     power: PowerSwitch,
     uart: Arc<Mutex<Uart>>,
     virtio: Vec<Arc<Mutex<MmioTransport>>>,
@@ -30,6 +32,8 @@ pub struct Ended {
     pub outcome: Outcome,
     /// What it did.
     pub trace: Trace,
+    /// Where each vCPU stood, unless the guest ended as it should ([`Outcome::wants_explaining`]).
+    pub dumps: Vec<VcpuDump>,
 }
 
 /// Ends a machine from anywhere, any time.
@@ -46,18 +50,47 @@ impl Stopper {
 impl Running {
     pub(super) fn new(
         threads: Vec<VcpuThread>,
+        controller: Controller,
         power: PowerSwitch,
         uart: Arc<Mutex<Uart>>,
         virtio: Vec<Arc<Mutex<MmioTransport>>>,
         drains: Vec<Drain>,
     ) -> Self {
-        Self { threads, power, uart, virtio, drains }
+        Self { threads, controller, power, uart, virtio, drains }
     }
 
     /// A handle that ends the machine.
     #[must_use]
     pub fn stopper(&self) -> Stopper {
         Stopper(self.power.clone())
+    }
+
+    /// The handle that controls the machine.
+    #[must_use]
+    pub fn controller(&self) -> Controller {
+        self.controller.clone()
+    }
+
+    /// What the machine is doing.
+    #[must_use]
+    pub fn state(&self) -> MachineState {
+        self.controller.state()
+    }
+
+    /// Pauses it; see [`Controller::pause`].
+    ///
+    /// # Errors
+    /// As [`Controller::pause`].
+    pub fn pause(&self) -> Result<(), ControlError> {
+        self.controller.pause()
+    }
+
+    /// Lets it go on; see [`Controller::resume`].
+    ///
+    /// # Errors
+    /// As [`Controller::resume`].
+    pub fn resume(&self) -> Result<(), ControlError> {
+        self.controller.resume()
     }
 
     /// The host's end of COM1's receiver.
@@ -87,17 +120,19 @@ impl Running {
                 self.power.end(Outcome::Halted);
             }
         };
-        let trace = self.end();
-        Ended { outcome, trace }
+        let (trace, mut dumps) = self.end();
+        self.controller.name(&mut dumps);
+        Ended { outcome, trace, dumps }
     }
 
     /// Ends the machine and all of its threads.
-    fn end(&mut self) -> Trace {
+    fn end(&mut self) -> (Trace, Vec<VcpuDump>) {
         self.power.end(Outcome::Stopped);
+        self.controller.wake();
         for thread in &self.threads {
             thread.kick();
         }
-        let vcpus = (0..).zip(self.threads.drain(..)).map(|(index, thread)| thread.join(index)).collect();
+        let (vcpus, dumps): (Vec<_>, Vec<_>) = self.threads.drain(..).map(VcpuThread::join).unzip();
         for transport in &self.virtio {
             transport.lock().unwrap_or_else(PoisonError::into_inner).stop();
         }
@@ -108,7 +143,7 @@ impl Running {
         for drain in &self.drains {
             drain.finish();
         }
-        Trace { vcpus }
+        (Trace { vcpus }, dumps.into_iter().flatten().collect())
     }
 }
 

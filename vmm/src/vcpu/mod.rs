@@ -1,11 +1,20 @@
-//! vCPUs: their set-up, their threads, the run loop and what comes of each exit.
+//! vCPUs: their set-up, their threads, the run loop and what comes of each exit, and how they are controlled.
 
+mod control;
+mod controller;
 mod cpuid;
+mod exit;
 mod kick;
+mod pages;
+mod ring;
 mod run;
 mod setup;
+pub mod state;
+mod steps;
 mod thread;
 
+pub use control::MachineState;
+pub use controller::{ControlError, Controller, DebugStop};
 pub use setup::EntryState;
 pub(crate) use setup::{CODE_SELECTOR, gdt};
 pub(crate) use thread::{Buses, Idle, Ready, VcpuThread};

@@ -1,13 +1,19 @@
 //! One `KVM_RUN`, and what comes of it.
 
-use std::sync::Arc;
-
 use kvm_bindings::{KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN};
 use kvm_ioctls::{VcpuExit, VcpuFd};
 
-use super::thread::Buses;
+use super::controller::DebugStop;
+use super::exit;
+use super::pages::SharedPages;
+use super::thread::Outside;
 use crate::outcome::Outcome;
-use crate::trace::{ExitKind, Note, Recorder};
+use crate::trace::{ExitKind, Recorder, Space};
+
+/// `-KVM_ENOSYS`: what a guest gets for a hypercall that its hypervisor does not have.
+const NO_SUCH_HYPERCALL: u64 = (-1000i64).cast_unsigned();
+/// `kvm_run.notify.flags`: what KVM has of the guest's state is not valid any more.
+const NOTIFY_CONTEXT_INVALID: u32 = 1;
 
 /// What comes of an exit.
 pub(super) enum Next {
@@ -15,14 +21,24 @@ pub(super) enum Next {
     GoOn,
     /// The host called the vCPU back.
     Called,
-    /// The machine ends.
-    End(Outcome),
+    /// A breakpoint or a single step.
+    Debug(DebugStop),
+    /// The machine ends: how, and what KVM said.
+    End(Outcome, String),
 }
 
 /// Enters the guest, and handles what made it leave.
-pub(super) fn once(vcpu: &mut VcpuFd, index: u32, buses: &Buses, recorder: &mut Recorder) -> Next {
-    let unexpected = |exit: String| Next::End(Outcome::UnexpectedExit { cpu: index, exit });
-    let exit = match vcpu.run() {
+pub(super) fn once(vcpu: &mut VcpuFd, index: u32, outside: &Outside, recorder: &mut Recorder) -> Next {
+    let buses = &*outside.buses;
+    let exit = vcpu.run();
+    if let Some(ring) = &outside.ring {
+        // What the guest wrote before it left comes first.
+        ring.take(|space, address, data| {
+            let bus = if space == Space::Pio { &buses.pio } else { &buses.mmio };
+            recorder.access(bus.write(address, data), (space, true), address, data);
+        });
+    }
+    let exit = match exit {
         Ok(exit) => exit,
         Err(error) => {
             return match error.errno() {
@@ -32,104 +48,117 @@ pub(super) fn once(vcpu: &mut VcpuFd, index: u32, buses: &Buses, recorder: &mut 
                 }
                 // A vCPU that waited for its start-up interrupt got it.
                 libc::EAGAIN => Next::GoOn,
-                errno => Next::End(Outcome::MachineFailed {
-                    error: format!("KVM_RUN of vCPU {index}: {}", std::io::Error::from_raw_os_error(errno)),
-                }),
+                errno => {
+                    let error = std::io::Error::from_raw_os_error(errno);
+                    let error = format!("KVM_RUN of vCPU {index}: {error}");
+                    Next::End(Outcome::MachineFailed { error: error.clone() }, error)
+                }
             };
         }
     };
+    let kind = exit::kind(&exit);
+    recorder.exit(kind);
+    let named = |outcome| Next::End(outcome, kind.name().to_owned());
     match exit {
         VcpuExit::IoIn(port, data) => {
             let data: *mut [u8] = data;
-            recorder.exit(ExitKind::IoIn);
-            let size = port_io_size(vcpu);
+            let Some(size) = port_io_size(vcpu, &outside.pages) else {
+                return unexpected(index, format!("{} with its data past the shared pages", kind.name()));
+            };
             // SAFETY: `data` is what the exit handed out: bytes of the page that KVM shares with this vCPU, which
-            // live as long as `vcpu`. The exit's own borrow is over, and nothing else touches them until the
+            // all in the mapping, which
+            // lives as long as `vcpu`. The exit's own borrow is over, and nothing else touches them until the
             // next `KVM_RUN`.
             #[allow(unsafe_code)]
             let data = unsafe { &mut *data };
             for element in data.chunks_exact_mut(size) {
-                let device = buses.pio.read(port.into(), element).cloned();
-                recorder.access(note(device, (true, false), port.into(), element));
+                let device = buses.pio.read(port.into(), element);
+                recorder.access(device, (Space::Pio, false), port.into(), element);
             }
         }
         VcpuExit::IoOut(port, data) => {
             let data: *const [u8] = data;
-            recorder.exit(ExitKind::IoOut);
-            let size = port_io_size(vcpu);
+            let Some(size) = port_io_size(vcpu, &outside.pages) else {
+                return unexpected(index, format!("{} with its data past the shared pages", kind.name()));
+            };
             // SAFETY: as above, and nothing writes them.
             #[allow(unsafe_code)]
             let data = unsafe { &*data };
             for element in data.chunks_exact(size) {
-                let device = buses.pio.write(port.into(), element).cloned();
-                recorder.access(note(device, (true, true), port.into(), element));
+                let device = buses.pio.write(port.into(), element);
+                recorder.access(device, (Space::Pio, true), port.into(), element);
             }
         }
         VcpuExit::MmioRead(address, data) => {
-            recorder.exit(ExitKind::MmioRead);
-            let device = buses.mmio.read(address, data).cloned();
-            recorder.access(note(device, (false, false), address, data));
+            let device = buses.mmio.read(address, data);
+            recorder.access(device, (Space::Mmio, false), address, data);
         }
         VcpuExit::MmioWrite(address, data) => {
-            recorder.exit(ExitKind::MmioWrite);
-            let device = buses.mmio.write(address, data).cloned();
-            recorder.access(note(device, (false, true), address, data));
+            let device = buses.mmio.write(address, data);
+            recorder.access(device, (Space::Mmio, true), address, data);
         }
-        // Without a local APIC nobody asks what the task priority is.
-        VcpuExit::SetTpr => recorder.exit(ExitKind::Other),
+        VcpuExit::Intr => return Next::Called,
         // Only a machine without interrupt controllers sees this one: nothing can ever wake the processor.
-        VcpuExit::Hlt => {
-            recorder.exit(ExitKind::Hlt);
-            return Next::End(Outcome::Halted);
-        }
-        VcpuExit::Shutdown => {
-            recorder.exit(ExitKind::Shutdown);
-            return Next::End(Outcome::TripleFault { cpu: index });
-        }
+        VcpuExit::Hlt => return named(Outcome::Halted),
+        VcpuExit::Shutdown => return named(Outcome::TripleFault { cpu: index }),
         VcpuExit::FailEntry(reason, cpu) => {
-            recorder.exit(ExitKind::FailEntry);
-            return Next::End(Outcome::FailEntry { cpu, reason });
+            let why = format!("{}, reason {reason:#x} on the host's processor {cpu}", kind.name());
+            return Next::End(Outcome::FailEntry { cpu: index, reason }, why);
         }
         VcpuExit::InternalError => {
-            recorder.exit(ExitKind::InternalError);
-            // SAFETY: for this exit reason `internal` is the union's valid member, and any bytes are a number.
-            #[allow(unsafe_code)]
-            let suberror = unsafe { vcpu.get_kvm_run().__bindgen_anon_1.internal.suberror };
-            return Next::End(Outcome::InternalError { cpu: index, suberror });
+            let (suberror, why) = exit::internal_error(vcpu);
+            return Next::End(Outcome::InternalError { cpu: index, suberror }, why);
         }
-        VcpuExit::SystemEvent(event, _) => {
-            recorder.exit(ExitKind::SystemEvent);
-            return match event {
-                KVM_SYSTEM_EVENT_SHUTDOWN => Next::End(Outcome::PowerOff),
-                KVM_SYSTEM_EVENT_RESET => Next::End(Outcome::Reset),
-                other => unexpected(format!("KVM_EXIT_SYSTEM_EVENT of type {other}")),
+        VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_SHUTDOWN, _) => return named(Outcome::PowerOff),
+        VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_RESET, _) => return named(Outcome::Reset),
+        VcpuExit::Debug(debug) => {
+            let (exception, pc, dr6, dr7) = (debug.exception, debug.pc, debug.dr6, debug.dr7);
+            return Next::Debug(DebugStop { cpu: index, exception, pc, dr6, dr7 });
+        }
+        // Registers that the host keeps: it keeps none, and the guest gets its #GP.
+        VcpuExit::X86Rdmsr(msr) => *msr.error = 1,
+        VcpuExit::X86Wrmsr(msr) => *msr.error = 1,
+        VcpuExit::Hypercall(call) => *call.ret = NO_SUCH_HYPERCALL,
+        // Told for information: nothing waits for an interrupt window, the task priority is nobody's here, an I/O
+        // APIC of the host's own would be told of EOIs, the host has taken its NMI, and a locked bus is a guest's right.
+        VcpuExit::IrqWindowOpen
+        | VcpuExit::SetTpr
+        | VcpuExit::TprAccess
+        | VcpuExit::IoapicEoi(_)
+        | VcpuExit::Nmi => {}
+        VcpuExit::Unsupported(reason) => {
+            let harmless = match kind {
+                ExitKind::X86BusLock => true,
+                ExitKind::Notify => notify_flags(vcpu) & NOTIFY_CONTEXT_INVALID == 0,
+                _ => false,
             };
+            if !harmless {
+                return unexpected(index, exit::describe(&VcpuExit::Unsupported(reason)));
+            }
         }
-        VcpuExit::Intr => {
-            recorder.exit(ExitKind::Intr);
-            return Next::Called;
-        }
-        other => {
-            recorder.exit(ExitKind::Other);
-            return unexpected(format!("{other:?}"));
-        }
+        other => return unexpected(index, exit::describe(&other)),
     }
     Next::GoOn
 }
 
-/// The width of each element of a port access: a `rep` instruction comes as one exit with many.
-fn port_io_size(vcpu: &mut VcpuFd) -> usize {
-    // SAFETY: the exit was `KVM_EXIT_IO`, for which `io` is the union's valid member.
-    #[allow(unsafe_code)]
-    let size = unsafe { vcpu.get_kvm_run().__bindgen_anon_1.io.size };
-    usize::from(size).max(1)
+/// The end of a machine that has no answer to an exit.
+fn unexpected(cpu: u32, exit: String) -> Next {
+    Next::End(Outcome::UnexpectedExit { cpu, exit: exit.clone() }, exit)
 }
 
-fn note(device: Option<Arc<str>>, (pio, write): (bool, bool), address: u64, data: &[u8]) -> Note {
-    let mut value = [0; 8];
-    for (to, from) in value.iter_mut().zip(data) {
-        *to = *from;
+/// The width of each element of a port access: a `rep` instruction comes as one exit with many. None where they do
+/// not all lie in the pages that are mapped.
+fn port_io_size(vcpu: &mut VcpuFd, pages: &SharedPages) -> Option<usize> {
+    // SAFETY: the exit was `KVM_EXIT_IO`, for which `io` is the union's valid member.
+    #[allow(unsafe_code)]
+    let io = unsafe { vcpu.get_kvm_run().__bindgen_anon_1.io };
+    pages.holds_port_data(io.data_offset, io.size, io.count).then(|| usize::from(io.size).max(1))
+}
+
+fn notify_flags(vcpu: &mut VcpuFd) -> u32 {
+    // SAFETY: the exit was `KVM_EXIT_NOTIFY`, for which `notify` is the union's valid member.
+    #[allow(unsafe_code)]
+    unsafe {
+        vcpu.get_kvm_run().__bindgen_anon_1.notify.flags
     }
-    let width = u8::try_from(data.len()).unwrap_or(u8::MAX);
-    Note { device, pio, write, address, width, value: u64::from_le_bytes(value) }
 }

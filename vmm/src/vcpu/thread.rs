@@ -9,15 +9,23 @@ use std::time::{Duration, Instant};
 use kvm_bindings::{KVM_MP_STATE_HALTED, KVM_MP_STATE_INIT_RECEIVED, KVM_MP_STATE_UNINITIALIZED};
 use kvm_ioctls::{Kvm, VcpuFd};
 
+use super::control::{Control, Hands};
+use super::controller::Controller;
 use super::cpuid;
-use super::kick::{self, Kick};
+use super::kick;
+use super::pages::SharedPages;
+use super::ring::Ring;
 use super::run::{self, Next};
 use super::setup::{self, EntryState};
+use super::steps;
 use crate::bus::Bus;
+use crate::dump::VcpuDump;
 use crate::kvm::{KvmError, Vm};
 use crate::outcome::{Outcome, PowerSwitch};
-use crate::trace::{Recorder, VcpuTrace};
+use crate::trace::{ExitKind, Recorder, VcpuTrace};
 
+/// DR6: a single step (Intel SDM, volume 3, §18.2.3).
+const DR6_BS: u64 = 1 << 14;
 /// RFLAGS: maskable interrupts are taken.
 const RFLAGS_IF: u64 = 1 << 9;
 
@@ -40,8 +48,8 @@ pub(crate) enum Idle {
 }
 
 /// What a vCPU's thread and its owner share.
+#[derive(Default)]
 struct Shared {
-    kick: Kick,
     /// How often the vCPU was asked, and the last question that it answered, with the answer.
     asked: AtomicU32,
     answered: AtomicU32,
@@ -52,16 +60,27 @@ struct Shared {
 
 /// A vCPU on a thread of its own.
 pub(crate) struct VcpuThread {
+    index: u32,
+    control: Arc<Control>,
     shared: Arc<Shared>,
-    handle: JoinHandle<VcpuTrace>,
+    handle: JoinHandle<(VcpuTrace, Option<VcpuDump>)>,
 }
 
 /// What the threads of a machine have in common.
 struct Group {
     /// It must outlive its vCPUs: it holds the memory that they run in.
     _vm: Arc<Vm>,
-    buses: Arc<Buses>,
+    outside: Outside,
     power: PowerSwitch,
+    control: Arc<Control>,
+}
+
+/// What an exit is handled with.
+pub(super) struct Outside {
+    pub(super) buses: Arc<Buses>,
+    pub(super) pages: SharedPages,
+    /// The VM's ring, if there are zones whose writes it takes.
+    pub(super) ring: Option<Ring>,
 }
 
 /// vCPUs that are set up and have not run.
@@ -90,9 +109,26 @@ impl Ready {
                 }
                 Ok(vcpu)
             })
-            .collect::<Result<_, KvmError>>()?;
-        let group = Group { _vm: vm, buses, power };
+            .collect::<Result<Vec<_>, KvmError>>()?;
+        let pages = SharedPages::of(kvm)?;
+        let ring = match vcpus.first() {
+            Some(vcpu) if vm.coalesces() => Ring::map(vcpu, &pages).map_err(|source| KvmError::Refused {
+                step: "mmap of the ring of coalesced writes",
+                source,
+            })?,
+            _ => None,
+        };
+        let outside = Outside { buses, pages, ring };
+        let msrs = kvm.get_msr_index_list().map_err(KvmError::refused("KVM_GET_MSR_INDEX_LIST"))?;
+        let control = Control::new(cpus, power.clone(), vm.memory().clone(), msrs.as_slice().into());
+        let control = Arc::new(control);
+        let group = Group { _vm: vm, outside, power, control };
         Ok(Self { group: Arc::new(group), vcpus })
+    }
+
+    /// The handle that controls these vCPUs.
+    pub(crate) fn controller(&self) -> Controller {
+        Controller(self.group.control.clone())
     }
 
     /// Starts the threads; each is in place, and can be called back, before any enters the guest.
@@ -104,20 +140,15 @@ impl Ready {
         let (there, all) = mpsc::channel();
         let mut threads: Vec<VcpuThread> = Vec::new();
         for (index, vcpu) in (0..).zip(self.vcpus) {
-            let shared = Arc::new(Shared {
-                kick: Kick::default(),
-                asked: AtomicU32::new(0),
-                answered: AtomicU32::new(0),
-                idle: AtomicU32::new(Idle::No as u32),
-                clock: AtomicU64::new(0),
-            });
+            let shared = Arc::<Shared>::default();
+            let Some(kick) = self.group.control.kick(index).cloned() else { break };
             let body = {
                 let (group, shared) = (self.group.clone(), shared.clone());
                 let (there, gate) = (there.clone(), gate.clone());
                 move || {
                     let mut vcpu = vcpu;
                     let trace = {
-                        let _registered = shared.kick.register(&mut vcpu);
+                        let _registered = kick.register(&mut vcpu);
                         shared.note_clock();
                         let _owner_has_given_up = there.send(());
                         drop(gate.lock().unwrap_or_else(PoisonError::into_inner));
@@ -133,43 +164,93 @@ impl Ready {
                     // Those that are there go through the gate of a machine that has ended.
                     self.group.power.end(Outcome::MachineFailed { error: error.to_string() });
                     drop(shut);
-                    for (index, thread) in (0..).zip(threads) {
-                        thread.join(index);
+                    for thread in threads {
+                        thread.join();
                     }
                     return Err(error);
                 }
             };
-            threads.push(VcpuThread { shared, handle });
+            threads.push(VcpuThread { index, control: self.group.control.clone(), shared, handle });
         }
         for _ in &threads {
             let _a_thread_is_there = all.recv();
         }
+        self.group.control.start();
         drop(shut);
         Ok(threads)
     }
 }
 
 /// Runs the vCPU; a panic of a device's ends the machine, not the process.
-fn guarded(vcpu: &mut VcpuFd, index: u32, group: &Group, shared: &Shared, began: Instant) -> VcpuTrace {
+fn guarded(
+    vcpu: &mut VcpuFd,
+    index: u32,
+    group: &Group,
+    shared: &Shared,
+    began: Instant,
+) -> (VcpuTrace, Option<VcpuDump>) {
     let mut recorder = Recorder::new(index, began);
     let body = std::panic::AssertUnwindSafe(|| run(vcpu, index, group, shared, &mut recorder));
-    if std::panic::catch_unwind(body).is_err() {
-        group.power.end(Outcome::MachineFailed { error: format!("the thread of vCPU {index} panicked") });
-    }
-    recorder.finish()
+    let why = std::panic::catch_unwind(body).unwrap_or_else(|_| {
+        let error = format!("the thread of vCPU {index} panicked");
+        group.power.end(Outcome::MachineFailed { error: error.clone() });
+        Some(error)
+    });
+    group.control.leave(index);
+    group.control.steps.end();
+    let dump = group.power.outcome().filter(Outcome::wants_explaining).and_then(|_| {
+        let why = why.unwrap_or_else(|| "the machine ended".to_owned());
+        VcpuDump::take(vcpu, index, why, group.control.memory()).ok()
+    });
+    (recorder.trace(), dump)
 }
 
-fn run(vcpu: &mut VcpuFd, index: u32, group: &Group, shared: &Shared, recorder: &mut Recorder) {
+/// Runs the vCPU until the machine ends; tells why, if it was this vCPU that ended it.
+fn run(
+    vcpu: &mut VcpuFd,
+    index: u32,
+    group: &Group,
+    shared: &Shared,
+    recorder: &mut Recorder,
+) -> Option<String> {
+    let mut stepped = false;
+    // A machine may start paused.
+    group.control.attend(index, &mut Hands { vcpu, recorder, stepped: &mut stepped });
     while !group.power.ended() {
-        match run::once(vcpu, index, &group.buses, recorder) {
+        match run::once(vcpu, index, &group.outside, recorder) {
             Next::GoOn => {}
             Next::Called => {
                 kick::heard(vcpu);
                 shared.answer(vcpu);
+                group.control.attend(index, &mut Hands { vcpu, recorder, stepped: &mut stepped });
             }
-            Next::End(outcome) => group.power.end(outcome),
+            Next::Debug(stop) if stepped && stop.dr6 & DR6_BS != 0 => {
+                stepped = group.control.steps.note(index, stop.pc);
+                if !stepped && let Err(error) = steps::step(vcpu, false) {
+                    let error = format!("KVM_SET_GUEST_DEBUG of vCPU {index}: {error}");
+                    group.power.end(Outcome::MachineFailed { error: error.clone() });
+                    return Some(error);
+                }
+            }
+            Next::Debug(stop) => match group.control.debugger() {
+                Some(told) => {
+                    group.control.hold();
+                    told(stop);
+                    group.control.attend(index, &mut Hands { vcpu, recorder, stepped: &mut stepped });
+                }
+                None => {
+                    let exit = format!("{} at {:#x}", ExitKind::Debug.name(), stop.pc);
+                    group.power.end(Outcome::UnexpectedExit { cpu: index, exit: exit.clone() });
+                    return Some(exit);
+                }
+            },
+            Next::End(outcome, why) => {
+                group.power.end(outcome);
+                return Some(why);
+            }
         }
     }
+    None
 }
 
 impl Shared {
@@ -226,7 +307,7 @@ impl VcpuThread {
     pub(crate) fn ask(&self) {
         self.shared.idle.store(Idle::Unknown as u32, Ordering::SeqCst);
         self.shared.asked.fetch_add(1, Ordering::SeqCst);
-        self.shared.kick.kick();
+        self.kick();
     }
 
     /// The answer to the last question.
@@ -239,11 +320,14 @@ impl VcpuThread {
 
     /// Calls the vCPU out of the guest, for good if the machine has ended.
     pub(crate) fn kick(&self) {
-        self.shared.kick.kick();
+        if let Some(kick) = self.control.kick(self.index) {
+            kick.kick();
+        }
     }
 
-    /// Waits for the thread of a machine that has ended.
-    pub(crate) fn join(self, index: u32) -> VcpuTrace {
-        self.handle.join().unwrap_or_else(|_| VcpuTrace { index, ..VcpuTrace::default() })
+    /// Waits for the thread of a machine that has ended: what its vCPU did, and where it stood if that explains the end.
+    pub(crate) fn join(self) -> (VcpuTrace, Option<VcpuDump>) {
+        let index = self.index;
+        self.handle.join().unwrap_or_else(|_| (VcpuTrace { index, ..VcpuTrace::default() }, None))
     }
 }

@@ -10,6 +10,7 @@ use kiln_rootfs::cache::Cache;
 use kiln_rootfs::kernel::KernelFiles;
 use kiln_rootfs::progress::Silent;
 use kiln_vmm::config::DiskConfig;
+use kiln_vmm::machine::Controller;
 
 use super::run::GUEST_CASE;
 use super::{Disk, Options, Outcome};
@@ -110,8 +111,8 @@ pub(super) fn with_guest(
 ) -> Outcome {
     let stage = stage(suite, case, options, Task::Boot)?;
     let disks = stage.disks.iter().map(|file| file.path().to_owned()).collect();
-    let report = execute_with(&stage.plan, &stage.directory, |client, console| {
-        body(&mut Guest { client, disks, console })
+    let report = execute_with(&stage.plan, &stage.directory, |client, console, machine| {
+        body(&mut Guest { client, machine, disks, console })
     });
     finish(stage, &report, &[])
 }
@@ -148,6 +149,7 @@ fn finish(stage: Stage, report: &Report, said: &[u8]) -> Outcome {
 /// A booted guest, in the hands of a case on the host.
 pub struct Guest {
     client: Client,
+    machine: Controller,
     disks: Vec<PathBuf>,
     console: Option<UnixStream>,
 }
@@ -168,6 +170,12 @@ impl Guest {
     #[must_use]
     pub fn client(&self) -> &Client {
         &self.client
+    }
+
+    /// The machine that it runs in: pause, interrupts, registers.
+    #[must_use]
+    pub fn machine(&self) -> &Controller {
+        &self.machine
     }
 
     /// The host's end of the virtio console, for a case that asked for one: what is written to it the guest reads

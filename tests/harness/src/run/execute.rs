@@ -8,13 +8,14 @@ use std::time::{Duration, Instant};
 
 use kiln_rootfs::kernel::check::need;
 use kiln_vmm::chain;
-use kiln_vmm::machine::{ConsoleEnd, Ended, Machine, MachineError, MachineIo, Stopper};
+use kiln_vmm::dump::VcpuDump;
+use kiln_vmm::machine::{ConsoleEnd, Controller, Ended, Machine, MachineError, MachineIo, Stopper};
 use kiln_vmm::outcome::Outcome;
 
 use super::judge::{Facts, TaskState, judge};
 use super::plan::{Plan, Task};
 use super::report::{Assertion, Report};
-use super::task::{Body, Progress, TaskIo, perform};
+use super::task::{Body, Given, Progress, TaskIo, perform};
 use super::typist::Typist;
 use crate::agent::Client;
 use crate::console::Console;
@@ -45,7 +46,7 @@ pub fn execute(plan: &Plan, directory: &Arc<RunDirectory>, io: TaskIo<'_>) -> Re
 pub fn execute_with(
     plan: &Plan,
     directory: &Arc<RunDirectory>,
-    body: impl FnOnce(Client, Option<UnixStream>) -> Result<(), String> + Send,
+    body: impl FnOnce(Client, Option<UnixStream>, Controller) -> Result<(), String> + Send,
 ) -> Report {
     let (mut out, mut err) = (io::sink(), io::sink());
     let io = TaskIo { stdin: None, stdout: &mut out, stderr: &mut err, console: None };
@@ -53,19 +54,20 @@ pub fn execute_with(
 }
 
 fn carry_out(plan: &Plan, directory: &Arc<RunDirectory>, io: TaskIo<'_>, body: Option<Body<'_>>) -> Report {
-    let report = match run(plan, directory, io, body) {
-        Ok(report) => report,
-        Err(error) => Report::without_machine(
-            if error.is_environment() { Verdict::Untestable } else { Verdict::Vmm },
-            chain(&error),
-        ),
-    };
+    let (report, dumps) = run(plan, directory, io, body).unwrap_or_else(|error| {
+        let verdict = if error.is_environment() { Verdict::Untestable } else { Verdict::Vmm };
+        (Report::without_machine(verdict, chain(&error)), Vec::new())
+    });
     // Evidence that can't be written (a full disk) must not change the verdict.
     let _ = directory.json("report.json", &report);
     let _ = if report.verdict == Verdict::Passed {
         directory.passed()
     } else {
-        directory.failed(&report.reason())
+        if !dumps.is_empty() {
+            let _ = directory.json("vcpus.json", &dumps);
+        }
+        let where_they_stood: String = dumps.iter().map(|dump| format!("\n{dump}")).collect();
+        directory.failed(&format!("{}\n{where_they_stood}", report.reason()))
     };
     report
 }
@@ -83,7 +85,7 @@ fn run(
     directory: &Arc<RunDirectory>,
     mut io: TaskIo<'_>,
     body: Option<Body<'_>>,
-) -> Result<Report, MachineError> {
+) -> Result<(Report, Vec<VcpuDump>), MachineError> {
     // There from the start, also when the guest never says a word.
     let _ = directory.append("console.log", b"");
     let typist = Arc::new(Typist::new(match &plan.task {
@@ -105,9 +107,9 @@ fn run(
     let began = Instant::now();
     let deadline = began + plan.timeout;
     let (console, console_end) = console_ends(plan.machine.virtio_console && body.is_some())?;
-    let body = body.map(|body| (body, console));
     let machine = Machine::new(&plan.machine, MachineIo { serial, console: console_end, ports: far_ends })?;
     let running = machine.start()?;
+    let body = body.map(|body| (body, console, running.controller()));
     let _ = directory.event("vmm", "info", "the machine runs");
     let stopper = running.stopper();
     if matches!(plan.task, Task::Watch | Task::Console { .. }) {
@@ -131,7 +133,7 @@ fn run(
     });
     let _ = directory.json("trace.json", &ended.trace);
     let _ = directory.event("vmm", "info", &format!("the machine ended: {:?}", ended.outcome));
-    Ok(report(plan, &shared, &ended, progress, began))
+    Ok((report(plan, &shared, &ended, progress, began), ended.dumps))
 }
 
 /// A virtio console for those who want one: the host's end, and the machine's.
@@ -148,7 +150,7 @@ fn console_ends(wanted: bool) -> Result<(Option<UnixStream>, Option<ConsoleEnd>)
 #[allow(clippy::too_many_arguments)]
 fn attend(
     task: &Task,
-    body: Option<(Body<'_>, Option<UnixStream>)>,
+    body: Option<Given<'_>>,
     port: UnixStream,
     directory: &RunDirectory,
     io: &mut TaskIo<'_>,

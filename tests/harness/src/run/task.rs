@@ -5,6 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::time::Instant;
 
 use kiln_protocol::wire;
+use kiln_vmm::machine::Controller;
 
 use super::plan::{CommandPlan, Task};
 use super::report::Assertion;
@@ -24,7 +25,11 @@ pub struct TaskIo<'a> {
 }
 
 /// What a case on the host does with a booted guest.
-pub(super) type Body<'a> = Box<dyn FnOnce(Client, Option<UnixStream>) -> Result<(), String> + Send + 'a>;
+pub(super) type Body<'a> =
+    Box<dyn FnOnce(Client, Option<UnixStream>, Controller) -> Result<(), String> + Send + 'a>;
+
+/// A body, the host's end of the virtio console, and the machine that it is given.
+pub(super) type Given<'a> = (Body<'a>, Option<UnixStream>, Controller);
 
 /// How far a task came.
 #[derive(Debug, Default)]
@@ -45,7 +50,7 @@ pub(super) struct Progress {
 /// the agent is lost.
 pub(super) fn perform(
     task: &Task,
-    body: Option<(Body<'_>, Option<UnixStream>)>,
+    body: Option<Given<'_>>,
     port: UnixStream,
     directory: &RunDirectory,
     io: &mut TaskIo<'_>,
@@ -62,8 +67,9 @@ pub(super) fn perform(
     for warning in &hello.warnings {
         note(directory, "warning", warning);
     }
-    if let Some((body, console)) = body {
-        let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| body(client.clone(), console)));
+    if let Some((body, console, machine)) = body {
+        let own = client.clone();
+        let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| body(own, console, machine)));
         let (ok, message) = match ended {
             Ok(Ok(())) => (true, String::new()),
             Ok(Err(message)) => (false, message),

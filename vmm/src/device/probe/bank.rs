@@ -22,12 +22,15 @@ pub(super) struct Bank {
     log: Log,
     raised: u32,
     dma: dma::Result,
+    /// How many writes to the stream came in order, and how many did not.
+    stream: (u32, u32),
 }
 
 impl Bank {
     pub(super) fn new(memory: GuestMemory, interrupt: Arc<dyn Interrupt>) -> Self {
         let dma = Ok(0);
-        Self { memory, interrupt, kept: [0; END], accesses: 0, log: Log::default(), raised: 0, dma }
+        let (log, stream) = (Log::default(), (0, 0));
+        Self { memory, interrupt, kept: [0; END], accesses: 0, log, raised: 0, dma, stream }
     }
 
     pub(super) fn read(&mut self, offset: u64, data: &mut [u8]) {
@@ -40,6 +43,7 @@ impl Bank {
         if offset == u64::from(reg::ACCESS_COUNT) {
             self.accesses = 0;
             self.log.clear();
+            self.stream = (0, 0);
             return;
         }
         self.write_register(offset, data);
@@ -74,6 +78,8 @@ impl Bank {
                 Err(dma::Fault) => reg::DMA_FAULT,
             },
             (reg::DMA_CHECKSUM, 4) => self.dma.unwrap_or(0),
+            (reg::STREAM, 4) => self.stream.0,
+            (reg::STREAM_ASTRAY, 4) => self.stream.1,
             (reg::LOG, 4) => self.log.take_oldest().unwrap_or(u32::MAX),
             _ => return,
         };
@@ -90,6 +96,11 @@ impl Bank {
             (reg::INTERRUPT, _) => {
                 let edge = self.interrupt.trigger().is_ok();
                 self.raised = self.raised.wrapping_add(u32::from(edge));
+            }
+            (reg::STREAM, &[a, b, c, d]) => {
+                let in_order = u32::from_le_bytes([a, b, c, d]) == self.stream.0;
+                let count = if in_order { &mut self.stream.0 } else { &mut self.stream.1 };
+                *count = count.wrapping_add(1);
             }
             (reg::DMA_COMMAND, &[a, b, c, d]) => {
                 let command = u32::from_le_bytes([a, b, c, d]);

@@ -34,27 +34,35 @@ impl Probe {
     /// The bank as a device for the PIO bus.
     #[must_use]
     pub fn pio(&self) -> ProbeWindow {
-        ProbeWindow { bank: Arc::clone(&self.bank) }
+        ProbeWindow { bank: Arc::clone(&self.bank), from: 0 }
     }
 
     /// The bank as a device for the MMIO bus.
     #[must_use]
     pub fn mmio(&self) -> ProbeWindow {
-        ProbeWindow { bank: Arc::clone(&self.bank) }
+        ProbeWindow { bank: Arc::clone(&self.bank), from: 0 }
+    }
+
+    /// The bank's stream as a device for the PIO bus.
+    #[must_use]
+    pub fn stream(&self) -> ProbeWindow {
+        ProbeWindow { bank: Arc::clone(&self.bank), from: reg::STREAM.into() }
     }
 }
 
 /// A bus's view of the bank. All views share its registers, counter and log.
 pub struct ProbeWindow {
     bank: Arc<Mutex<Bank>>,
+    /// The first register in view.
+    from: u64,
 }
 
 impl BusDevice for ProbeWindow {
     fn read(&mut self, offset: u64, data: &mut [u8]) {
-        self.bank.lock().unwrap_or_else(PoisonError::into_inner).read(offset, data);
+        self.bank.lock().unwrap_or_else(PoisonError::into_inner).read(self.from + offset, data);
     }
 
     fn write(&mut self, offset: u64, data: &[u8]) {
-        self.bank.lock().unwrap_or_else(PoisonError::into_inner).write(offset, data);
+        self.bank.lock().unwrap_or_else(PoisonError::into_inner).write(self.from + offset, data);
     }
 }

@@ -235,3 +235,17 @@ fn windows_share_one_bank() {
     assert_eq!(read(&mut probe.mmio(), reg::SCRATCH8), [0x5a]);
     assert_eq!(read32(&mut probe.pio(), reg::ACCESS_COUNT), 2);
 }
+
+#[test]
+fn stream_counts_writes_in_order_and_those_astray() {
+    let probe = Probe::new(memory(), Arc::new(Edges::default()));
+    let (mut mmio, mut pio) = (probe.mmio(), probe.stream());
+    write32(&mut mmio, reg::STREAM, 0);
+    pio.write(0, &1u32.to_le_bytes());
+    pio.write(0, &7u32.to_le_bytes());
+    write32(&mut mmio, reg::STREAM, 2);
+    assert_eq!((read32(&mut mmio, reg::STREAM), read32(&mut mmio, reg::STREAM_ASTRAY)), (3, 1));
+    assert_eq!((read32(&mut pio, 0), read32(&mut pio, 4)), (3, 1));
+    write32(&mut mmio, reg::ACCESS_COUNT, 0);
+    assert_eq!((read32(&mut mmio, reg::STREAM), read32(&mut mmio, reg::STREAM_ASTRAY)), (0, 0));
+}

@@ -1,0 +1,344 @@
+//! Where the machine's threads and those who control it meet: the state, and work for each vCPU.
+//!
+//! None of it is on the way of an exit. A vCPU is called back by its [`Kick`], and only then looks here: it does
+//! the work that waits for it, and stays while the machine is paused.
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use kvm_ioctls::VcpuFd;
+use serde::{Deserialize, Serialize};
+
+use super::controller::{ControlError, Debugger};
+use super::kick::Kick;
+use super::steps::Steps;
+use crate::dump::{self, VcpuDump};
+use crate::memory::GuestMemory;
+use crate::outcome::PowerSwitch;
+use crate::trace::Recorder;
+
+/// How long a vCPU may take to come out of the guest. It takes microseconds unless a device, or a host that has no
+/// processor for it, holds it up; then whoever waits is told so rather than held up as well.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// What a machine is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MachineState {
+    /// It is built and has not been started.
+    Created,
+    /// Its vCPUs run the guest.
+    Running,
+    /// Its vCPUs are out of the guest, and stay out.
+    Paused,
+    /// It has ended.
+    Stopped,
+}
+
+/// What work on a vCPU's own thread has in its hands.
+pub(super) struct Hands<'a> {
+    pub(super) vcpu: &'a mut VcpuFd,
+    /// Whether the vCPU is stepped for the instruction trace.
+    pub(super) stepped: &'a mut bool,
+    pub(super) recorder: &'a mut Recorder,
+}
+
+/// Work for one vCPU.
+pub(super) type Work = Box<dyn FnOnce(&mut Hands<'_>) + Send>;
+
+/// What the threads of a machine and its controllers share.
+pub(super) struct Control {
+    power: PowerSwitch,
+    memory: GuestMemory,
+    /// The model-specific registers that KVM keeps.
+    msrs: Arc<[u32]>,
+    /// The kernel's file, whose symbols name what is dumped.
+    kernel: OnceLock<PathBuf>,
+    debugger: Mutex<Option<Debugger>>,
+    pub(super) steps: Steps,
+    kicks: Vec<Arc<Kick>>,
+    desk: Mutex<Desk>,
+    /// Told of each change of the desk that somebody may wait for.
+    changed: Condvar,
+}
+
+struct Desk {
+    started: bool,
+    paused: bool,
+    seats: Vec<Seat>,
+}
+
+/// A vCPU as the desk sees it.
+#[derive(Default)]
+struct Seat {
+    /// Its thread is there, and takes work.
+    taken: bool,
+    /// It waits, out of the guest, for the end of the pause.
+    parked: bool,
+    work: VecDeque<Work>,
+}
+
+impl Control {
+    pub(super) fn new(cpus: u32, power: PowerSwitch, memory: GuestMemory, msrs: Arc<[u32]>) -> Self {
+        let kicks = (0..cpus).map(|_| Arc::default()).collect();
+        let seats = (0..cpus).map(|_| Seat::default()).collect();
+        let desk = Mutex::new(Desk { started: false, paused: false, seats });
+        let (kernel, debugger) = (OnceLock::new(), Mutex::default());
+        let steps = Steps::default();
+        Self { power, memory, msrs, kernel, debugger, steps, kicks, desk, changed: Condvar::new() }
+    }
+
+    pub(super) fn cpus(&self) -> u32 {
+        u32::try_from(self.kicks.len()).unwrap_or(u32::MAX)
+    }
+
+    pub(super) fn power(&self) -> &PowerSwitch {
+        &self.power
+    }
+
+    pub(super) fn memory(&self) -> &GuestMemory {
+        &self.memory
+    }
+
+    pub(super) fn msrs(&self) -> &Arc<[u32]> {
+        &self.msrs
+    }
+
+    /// Has dumps named by the symbols of this file.
+    pub(super) fn set_kernel(&self, kernel: PathBuf) {
+        let _once = self.kernel.set(kernel);
+    }
+
+    /// Names what can be named in `dumps`.
+    pub(super) fn name(&self, dumps: &mut [VcpuDump]) {
+        if let Some(kernel) = self.kernel.get() {
+            dump::name(dumps, kernel);
+        }
+    }
+
+    pub(super) fn debugger(&self) -> Option<Debugger> {
+        self.debugger.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn set_debugger(&self, debugger: Option<Debugger>) {
+        *self.debugger.lock().unwrap_or_else(PoisonError::into_inner) = debugger;
+    }
+
+    pub(super) fn kick(&self, index: u32) -> Option<&Arc<Kick>> {
+        self.kicks.get(usize::try_from(index).ok()?)
+    }
+
+    /// The machine runs from now on, unless it was paused before.
+    pub(super) fn start(&self) {
+        let mut desk = self.lock();
+        desk.started = true;
+        for seat in &mut desk.seats {
+            seat.taken = true;
+        }
+    }
+
+    /// The thread of vCPU `index` takes no more work; what waits for it is dropped, which its owners notice.
+    pub(super) fn leave(&self, index: u32) {
+        let undone = self.lock().seat(index).map(|seat| {
+            (seat.taken, seat.parked) = (false, false);
+            std::mem::take(&mut seat.work)
+        });
+        drop(undone);
+        self.changed.notify_all();
+    }
+
+    /// Tells those who wait here to look again whether the machine has ended.
+    pub(super) fn ended(&self) {
+        drop(self.lock());
+        self.changed.notify_all();
+    }
+
+    pub(super) fn state(&self) -> MachineState {
+        let desk = self.lock();
+        match (self.power.ended(), desk.started, desk.paused) {
+            (true, ..) => MachineState::Stopped,
+            (_, false, _) => MachineState::Created,
+            (_, _, true) => MachineState::Paused,
+            _ => MachineState::Running,
+        }
+    }
+
+    /// Does what vCPU `index` was called back for, on its thread; comes back when it may enter the guest.
+    pub(super) fn attend(&self, index: u32, hands: &mut Hands<'_>) {
+        let mut waited = false;
+        let mut desk = self.lock();
+        loop {
+            let paused = desk.paused && !self.power.ended();
+            let Some(seat) = desk.seat(index) else { return };
+            if let Some(work) = seat.work.pop_front() {
+                drop(desk);
+                work(hands);
+                desk = self.lock();
+                continue;
+            }
+            seat.parked = paused;
+            if !paused {
+                break;
+            }
+            waited = true;
+            self.changed.notify_all();
+            desk = self.changed.wait(desk).unwrap_or_else(PoisonError::into_inner);
+        }
+        drop(desk);
+        if waited {
+            // A guest with KVM's clock is told of the pause, so that its watchdogs don't bark; others have no need.
+            let _no_kvmclock = hands.vcpu.kvmclock_ctrl();
+        }
+    }
+
+    /// Puts `work` on the list of vCPU `index`, and calls it back for it.
+    pub(super) fn post(&self, index: u32, work: Work) -> Result<(), ControlError> {
+        let cpus = self.cpus();
+        let mut desk = self.lock();
+        if self.power.ended() {
+            return Err(ControlError::Ended);
+        }
+        if !desk.started {
+            return Err(ControlError::NotStarted);
+        }
+        let seat = desk.seat(index).ok_or(ControlError::NoVcpu { cpu: index, cpus })?;
+        if !seat.taken {
+            return Err(ControlError::Ended);
+        }
+        seat.work.push_back(work);
+        drop(desk);
+        self.changed.notify_all();
+        if let Some(kick) = self.kick(index) {
+            kick.kick();
+        }
+        Ok(())
+    }
+
+    /// Waits for the result of work that was posted to vCPU `index`.
+    pub(super) fn result<R>(
+        &self,
+        index: u32,
+        results: &std::sync::mpsc::Receiver<R>,
+    ) -> Result<R, ControlError> {
+        use std::sync::mpsc::RecvTimeoutError::{Disconnected, Timeout};
+        results.recv_timeout(LIMIT).map_err(|error| match error {
+            Disconnected => ControlError::Ended,
+            Timeout => ControlError::NoAnswer { cpu: index, seconds: LIMIT.as_secs() },
+        })
+    }
+
+    /// Has every vCPU leave the guest and stay out, without waiting for it. Tells whether that is new.
+    pub(super) fn hold(&self) -> bool {
+        let mut desk = self.lock();
+        let new = !std::mem::replace(&mut desk.paused, true);
+        drop(desk);
+        for kick in &self.kicks {
+            kick.kick();
+        }
+        new
+    }
+
+    /// Pauses, and waits until every vCPU is out of the guest.
+    pub(super) fn pause(&self) -> Result<(), ControlError> {
+        if self.power.ended() {
+            return Err(ControlError::Ended);
+        }
+        let new = self.hold();
+        let deadline = Instant::now() + LIMIT;
+        let mut desk = self.lock();
+        loop {
+            if self.power.ended() {
+                return Err(ControlError::Ended);
+            }
+            let busy = desk.seats.iter().position(|seat| seat.taken && !seat.parked);
+            let Some(busy) = busy else { return Ok(()) };
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                desk.paused = !new;
+                drop(desk);
+                self.changed.notify_all();
+                let cpu = u32::try_from(busy).unwrap_or(u32::MAX);
+                return Err(ControlError::NoAnswer { cpu, seconds: LIMIT.as_secs() });
+            }
+            desk = self.changed.wait_timeout(desk, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// Lets the vCPUs of a paused machine go on.
+    pub(super) fn resume(&self) -> Result<(), ControlError> {
+        if self.power.ended() {
+            return Err(ControlError::Ended);
+        }
+        self.lock().paused = false;
+        self.changed.notify_all();
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Desk> {
+        self.desk.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Desk {
+    fn seat(&mut self, index: u32) -> Option<&mut Seat> {
+        self.seats.get_mut(usize::try_from(index).ok()?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn control(cpus: u32, power: PowerSwitch) -> Control {
+        Control::new(cpus, power, crate::memory::allocate(1 << 20).unwrap(), Arc::default())
+    }
+
+    #[test]
+    fn machine_goes_from_created_to_stopped() {
+        let power = PowerSwitch::new();
+        let control = control(1, power.clone());
+        assert_eq!(control.state(), MachineState::Created);
+        assert!(matches!(control.post(0, Box::new(|_| {})), Err(ControlError::NotStarted)));
+        control.start();
+        assert_eq!(control.state(), MachineState::Running);
+        assert!(matches!(control.post(1, Box::new(|_| {})), Err(ControlError::NoVcpu { cpu: 1, cpus: 1 })));
+        control.hold();
+        assert_eq!(control.state(), MachineState::Paused);
+        control.resume().unwrap();
+        assert_eq!(control.state(), MachineState::Running);
+        power.end(crate::outcome::Outcome::Stopped);
+        assert_eq!(control.state(), MachineState::Stopped);
+        assert!(matches!(control.pause(), Err(ControlError::Ended)));
+        assert!(matches!(control.resume(), Err(ControlError::Ended)));
+    }
+
+    #[test]
+    fn machine_paused_before_it_starts_starts_paused() {
+        let control = control(2, PowerSwitch::new());
+        control.pause().unwrap();
+        assert_eq!(control.state(), MachineState::Created);
+        control.start();
+        assert_eq!(control.state(), MachineState::Paused);
+    }
+
+    #[test]
+    fn work_for_a_thread_that_has_left_is_given_up() {
+        let control = control(1, PowerSwitch::new());
+        control.start();
+        let (results, result) = std::sync::mpsc::channel::<()>();
+        control.post(0, Box::new(move |_| results.send(()).unwrap_or_default())).unwrap();
+        control.leave(0);
+        assert!(matches!(control.result(0, &result), Err(ControlError::Ended)));
+        assert!(matches!(control.post(0, Box::new(|_| {})), Err(ControlError::Ended)));
+    }
+
+    #[test]
+    fn pause_waits_for_no_thread_that_has_left() {
+        let control = control(1, PowerSwitch::new());
+        control.start();
+        control.leave(0);
+        control.pause().unwrap();
+    }
+}

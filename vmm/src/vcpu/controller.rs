@@ -1,0 +1,323 @@
+//! The handle by which a machine that runs is controlled: by its owner, its control socket, its debugger.
+
+use std::io::{self, Write};
+use std::sync::{Arc, mpsc};
+
+use kvm_ioctls::VcpuFd;
+
+use super::control::{Control, Hands, MachineState};
+use super::state::{StateError, VcpuState};
+use super::steps;
+use crate::dump::VcpuDump;
+use crate::memory::GuestMemory;
+use crate::outcome::Outcome;
+use crate::trace::Trace;
+
+/// What could not be done with a machine.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// It does not run yet.
+    #[error("the machine has not been started")]
+    NotStarted,
+    /// It does not run any more.
+    #[error("the machine has ended")]
+    Ended,
+    /// There is no such vCPU.
+    #[error("there is no vCPU {cpu}: the machine has {cpus}, counted from 0")]
+    NoVcpu {
+        /// Which was named.
+        cpu: u32,
+        /// How many there are.
+        cpus: u32,
+    },
+    /// A vCPU did not come out of the guest in time: a device or the host holds it up.
+    #[error("vCPU {cpu} did not answer within {seconds} s: a device, or a busy host, holds it up")]
+    NoAnswer {
+        /// Which vCPU.
+        cpu: u32,
+        /// How long it was waited for.
+        seconds: u64,
+    },
+    /// A vCPU's state can't be read or written.
+    #[error("the state of vCPU {cpu} can't be had")]
+    State {
+        /// Which vCPU.
+        cpu: u32,
+        /// Why not.
+        #[source]
+        source: StateError,
+    },
+    /// There must be a state for each vCPU.
+    #[error("{given} states for {cpus} vCPUs")]
+    States {
+        /// How many were given.
+        given: usize,
+        /// How many vCPUs there are.
+        cpus: u32,
+    },
+    /// KVM refused a request.
+    #[error("KVM refused {step} of vCPU {cpu}")]
+    Refused {
+        /// The request's name in the KVM API.
+        step: &'static str,
+        /// Which vCPU.
+        cpu: u32,
+        /// What it said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// A breakpoint or a single step, as `KVM_EXIT_DEBUG` tells of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DebugStop {
+    /// Which vCPU.
+    pub cpu: u32,
+    /// The exception's vector: 1 (#DB) or 3 (#BP).
+    pub exception: u32,
+    /// The linear address where it stopped.
+    pub pc: u64,
+    /// What DR6 would tell the guest.
+    pub dr6: u64,
+    /// DR7 at that time.
+    pub dr7: u64,
+}
+
+/// Who is told of breakpoints and steps.
+pub(super) type Debugger = Arc<dyn Fn(DebugStop) + Send + Sync>;
+
+/// Controls a machine from any thread but those of its vCPUs and devices. A clone is another handle on the same machine.
+#[derive(Clone)]
+pub struct Controller(pub(super) Arc<Control>);
+
+impl std::fmt::Debug for Controller {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Controller").field("cpus", &self.cpus()).field("state", &self.state()).finish()
+    }
+}
+
+impl Controller {
+    /// How many vCPUs the machine has.
+    #[must_use]
+    pub fn cpus(&self) -> u32 {
+        self.0.cpus()
+    }
+
+    /// What the machine is doing.
+    #[must_use]
+    pub fn state(&self) -> MachineState {
+        self.0.state()
+    }
+
+    /// Pauses the machine. When it returns every vCPU is out of `KVM_RUN`, and stays out until [`Controller::resume`];
+    /// accesses to devices that were under way are over. A machine that has not been started will start paused.
+    ///
+    /// Devices with threads of their own (virtio) finish what the guest asked of them before; no more kicks come.
+    ///
+    /// # Errors
+    /// The machine has ended, or a vCPU is held up by a device; in that case the machine goes on as before.
+    pub fn pause(&self) -> Result<(), ControlError> {
+        self.0.pause()
+    }
+
+    /// Lets a paused machine go on, whoever paused it.
+    ///
+    /// # Errors
+    /// The machine has ended.
+    pub fn resume(&self) -> Result<(), ControlError> {
+        self.0.resume()
+    }
+
+    /// Ends the machine as [`Outcome::Stopped`], unless it has already ended.
+    pub fn stop(&self) {
+        self.end(Outcome::Stopped);
+    }
+
+    /// Ends the machine as its reset line would ([`Outcome::Reset`]), unless it has already ended.
+    pub fn reset(&self) {
+        self.end(Outcome::Reset);
+    }
+
+    /// Has the threads of a machine that was ended by its power switch notice it while they are paused.
+    pub(crate) fn wake(&self) {
+        self.0.ended();
+    }
+
+    /// Names what can be named in `dumps`.
+    pub(crate) fn name(&self, dumps: &mut [VcpuDump]) {
+        self.0.name(dumps);
+    }
+
+    /// Has dumps named by the symbols of `kernel`.
+    pub(crate) fn set_kernel(&self, kernel: std::path::PathBuf) {
+        self.0.set_kernel(kernel);
+    }
+
+    fn end(&self, outcome: Outcome) {
+        self.0.power().end(outcome);
+        self.0.ended();
+    }
+
+    /// Gives vCPU `cpu` a non-maskable interrupt. A paused machine takes it when it goes on.
+    ///
+    /// # Errors
+    /// As [`Controller::run_on_vcpu`], or KVM refused.
+    pub fn nmi(&self, cpu: u32) -> Result<(), ControlError> {
+        self.run_on_vcpu(cpu, |vcpu| vcpu.nmi())?.map_err(refused("KVM_NMI", cpu))
+    }
+
+    /// Does `work` on the thread of vCPU `cpu`, out of the guest, and returns its result: also while the machine is
+    /// paused, and on a vCPU that halts. The guest goes on afterwards, unless the machine is paused.
+    ///
+    /// # Errors
+    /// There is no such vCPU, the machine does not run, or the vCPU is held up by a device; `work` may be done later then.
+    pub fn run_on_vcpu<R: Send + 'static>(
+        &self,
+        cpu: u32,
+        work: impl FnOnce(&mut VcpuFd) -> R + Send + 'static,
+    ) -> Result<R, ControlError> {
+        let (results, result) = mpsc::sync_channel(1);
+        self.0.post(cpu, Box::new(move |hands| drop(results.send(work(hands.vcpu)))))?;
+        self.0.result(cpu, &result)
+    }
+
+    /// Does `work` on the thread of every vCPU, told its index, all at once; returns the results in order. Only a
+    /// paused machine's results are of one moment.
+    ///
+    /// # Errors
+    /// As [`Controller::run_on_vcpu`].
+    pub fn run_on_all_vcpus<R: Send + 'static>(
+        &self,
+        work: impl Fn(u32, &mut VcpuFd) -> R + Send + Sync + 'static,
+    ) -> Result<Vec<R>, ControlError> {
+        self.on_all(move |cpu, hands| work(cpu, hands.vcpu))
+    }
+
+    fn on_all<R: Send + 'static>(
+        &self,
+        work: impl Fn(u32, &mut Hands<'_>) -> R + Send + Sync + 'static,
+    ) -> Result<Vec<R>, ControlError> {
+        let work = Arc::new(work);
+        let posted = (0..self.cpus()).map(|cpu| {
+            let (work, (results, result)) = (work.clone(), mpsc::sync_channel(1));
+            self.0.post(cpu, Box::new(move |hands| drop(results.send(work(cpu, hands)))))?;
+            Ok(result)
+        });
+        let results = posted.collect::<Result<Vec<_>, ControlError>>()?;
+        (0..).zip(&results).map(|(cpu, result)| self.0.result(cpu, result)).collect()
+    }
+
+    /// Has `told` hear of every breakpoint and single step that `KVM_SET_GUEST_DEBUG` makes a vCPU stop at, or nobody:
+    /// then such a stop ends the machine as an unexpected exit.
+    ///
+    /// By the time that it is told, on the vCPU's thread, that vCPU is out of the guest and the others are on their way;
+    /// [`Controller::pause`] waits for them, [`Controller::resume`] goes on. It must do neither itself: it passes the
+    /// stop on, to a thread that may.
+    pub fn set_debugger(&self, told: Option<impl Fn(DebugStop) + Send + Sync + 'static>) {
+        self.0.set_debugger(told.map(|told| Arc::new(told) as Debugger));
+    }
+
+    /// Traces the instructions of all vCPUs: a line each, `CPU RIP` (decimal, then 16 hexadecimal digits), for the one
+    /// that each is about to carry out, beginning with the one that it stands at. After `limit` lines, or when `sink` takes
+    /// no more, the guest goes on at full speed. A step costs an exit: the guest is thousands of times slower.
+    ///
+    /// Meanwhile a debugger is told of breakpoints, and not of steps.
+    ///
+    /// # Errors
+    /// As [`Controller::run_on_vcpu`], or KVM can't step a vCPU.
+    pub fn trace_instructions(&self, limit: u64, sink: Box<dyn Write + Send>) -> Result<(), ControlError> {
+        self.0.steps.begin(limit, sink);
+        let control = Arc::downgrade(&self.0);
+        let begun = self.on_all(move |cpu, hands| {
+            let rip = hands.vcpu.get_regs().map_err(refused("KVM_GET_REGS", cpu))?.rip;
+            let more = control.upgrade().is_some_and(|control| control.steps.note(cpu, rip));
+            steps::step(hands.vcpu, more).map_err(refused("KVM_SET_GUEST_DEBUG", cpu))?;
+            *hands.stepped = more;
+            Ok(())
+        });
+        let begun = begun.and_then(|each| each.into_iter().collect());
+        if begun.is_err() {
+            self.0.steps.end();
+        }
+        begun
+    }
+
+    /// Ends the instruction trace, if there is one.
+    ///
+    /// # Errors
+    /// As [`Controller::run_on_vcpu`], or KVM refused.
+    pub fn end_instruction_trace(&self) -> Result<(), ControlError> {
+        self.0.steps.end();
+        let ended = self.on_all(|cpu, hands| {
+            if std::mem::take(hands.stepped) {
+                steps::step(hands.vcpu, false).map_err(refused("KVM_SET_GUEST_DEBUG", cpu))?;
+            }
+            Ok(())
+        })?;
+        ended.into_iter().collect()
+    }
+
+    /// Lays every vCPU open: registers, code, stack, with names where the kernel's file has symbols. Only a paused
+    /// machine's dumps are of one moment.
+    ///
+    /// # Errors
+    /// As [`Controller::run_on_vcpu`], or KVM does not tell a vCPU's registers.
+    pub fn dump(&self) -> Result<Vec<VcpuDump>, ControlError> {
+        let (paused, memory) = (self.state() == MachineState::Paused, self.0.memory().clone());
+        let taken = self.run_on_all_vcpus(move |cpu, vcpu| {
+            let why = if paused { "the machine is paused" } else { "it was looked at while it ran" };
+            VcpuDump::take(vcpu, cpu, why.to_owned(), &memory).map_err(refused("KVM_GET_REGS", cpu))
+        })?;
+        let mut dumps = taken.into_iter().collect::<Result<Vec<_>, _>>()?;
+        self.0.name(&mut dumps);
+        Ok(dumps)
+    }
+
+    /// Reads the state of every vCPU, in order. Only a paused machine's states are of one moment.
+    ///
+    /// # Errors
+    /// As [`Controller::run_on_vcpu`], or KVM does not tell a part of a state.
+    pub fn vcpu_states(&self) -> Result<Vec<VcpuState>, ControlError> {
+        let msrs = self.0.msrs().clone();
+        let states = self.run_on_all_vcpus(move |_, vcpu| VcpuState::get(vcpu, &msrs))?;
+        (0..)
+            .zip(states)
+            .map(|(cpu, state)| state.map_err(|source| ControlError::State { cpu, source }))
+            .collect()
+    }
+
+    /// Gives every vCPU a state, in order. The machine should be paused: a vCPU that runs goes on from it at once.
+    ///
+    /// # Errors
+    /// As [`Controller::run_on_vcpu`]; there are not as many states as vCPUs; or KVM does not take a part of a state.
+    pub fn set_vcpu_states(&self, states: Vec<VcpuState>) -> Result<(), ControlError> {
+        if u32::try_from(states.len()).ok() != Some(self.cpus()) {
+            return Err(ControlError::States { given: states.len(), cpus: self.cpus() });
+        }
+        for (cpu, state) in (0..).zip(states) {
+            self.run_on_vcpu(cpu, move |vcpu| state.set(vcpu))?
+                .map_err(|source| ControlError::State { cpu, source })?;
+        }
+        Ok(())
+    }
+
+    /// Guest RAM. What is read while the machine runs may be half written.
+    #[must_use]
+    pub fn memory(&self) -> &GuestMemory {
+        self.0.memory()
+    }
+
+    /// What the machine has done until now.
+    ///
+    /// # Errors
+    /// As [`Controller::run_on_vcpu`].
+    pub fn trace(&self) -> Result<Trace, ControlError> {
+        let vcpus = self.on_all(|_, hands| hands.recorder.trace())?;
+        Ok(Trace { vcpus })
+    }
+}
+
+/// A request that KVM refused.
+pub(super) fn refused(step: &'static str, cpu: u32) -> impl FnOnce(kvm_ioctls::Error) -> ControlError {
+    move |error| ControlError::Refused { step, cpu, source: io::Error::from_raw_os_error(error.errno()) }
+}
