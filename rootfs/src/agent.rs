@@ -9,7 +9,7 @@ use std::process::Command;
 use crate::cache::{Cache, Key};
 use crate::child;
 use crate::distro::{is_absent, run};
-use crate::progress::{Progress, Work};
+use crate::progress::Progress;
 use crate::{Error, workspace};
 
 /// Names an agent that is built already.
@@ -95,7 +95,7 @@ fn compiler(cache: &Cache, workspace: &Path) -> Result<Vec<u8>, Error> {
 fn compile(cache: &Cache, workspace: &Path, to: &Path, progress: &dyn Progress) -> Result<(), Error> {
     let target = cache.tmp().join("agent-target");
     let _lock = cache.lock("agent-target")?;
-    let _work = Work::begin(progress, "building the guest's agent", None);
+    progress.note("building the guest's agent…");
     let cargo = std::env::var_os("CARGO").filter(|value| !value.is_empty()).unwrap_or_else(|| "cargo".into());
     let mut command = clean(cargo);
     command.args([

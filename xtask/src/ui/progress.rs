@@ -1,4 +1,4 @@
-//! Bars for what takes more than a second, on a terminal only.
+//! Bars for what takes more than a second, on a terminal only; elsewhere a line that says what it is.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -8,7 +8,7 @@ use kiln::rootfs::progress::Progress;
 
 use super::{Stream, line, sanitize};
 
-/// Work that is done sooner shows no bar.
+/// Work that is done sooner shows nothing.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Shows progress on standard error: a bar when the size of the work is known, else what is done so far, bytes or
@@ -21,6 +21,7 @@ pub(crate) struct Bars {
 #[derive(Debug)]
 struct Bar {
     bar: ProgressBar,
+    what: String,
     began: Instant,
     shown: bool,
 }
@@ -53,8 +54,9 @@ impl Progress for Bars {
             None => "{msg} {spinner} {bytes} in {elapsed}",
         };
         let bar = ProgressBar::with_draw_target(total_bytes, ProgressDrawTarget::hidden());
-        bar.set_message(sanitize(what.as_bytes()));
-        let bar = Bar { bar, began: Instant::now(), shown: false };
+        let what = sanitize(what.as_bytes());
+        bar.set_message(what.clone());
+        let bar = Bar { bar, what, began: Instant::now(), shown: false };
         bar.set_template(template);
         self.with(|now| *now = Some(bar));
     }
@@ -62,10 +64,15 @@ impl Progress for Bars {
     fn advance(&self, bytes: u64) {
         self.with(|now| {
             let Some(now) = now else { return };
-            if !now.shown && now.began.elapsed() >= PATIENCE && Stream::Stderr.is_terminal() {
+            if !now.shown && now.began.elapsed() >= PATIENCE {
                 now.shown = true;
-                now.bar.set_draw_target(ProgressDrawTarget::stderr());
-                now.bar.enable_steady_tick(Duration::from_millis(200));
+                if Stream::Stderr.is_terminal() {
+                    now.bar.set_draw_target(ProgressDrawTarget::stderr());
+                    now.bar.enable_steady_tick(Duration::from_millis(200));
+                } else {
+                    // With standard error closed there is no one to tell.
+                    let _ = line(Stream::Stderr, &format!("{}…", now.what));
+                }
             }
             now.bar.inc(bytes);
         });

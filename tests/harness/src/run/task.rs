@@ -120,7 +120,12 @@ fn run_command(
         Err(AgentError::Refused { errno, message }) => {
             // As a shell has it: 127 for a program that is not there, 126 for one that can't be run.
             let status = if errno == libc::ENOENT { 127 } else { 126 };
-            let line = format!("{}: {message}", command.argv.first().map_or("", String::as_str));
+            let hint = if errno == libc::ENOENT {
+                " in the guest's image (--busybox and --exec add programs)"
+            } else {
+                ""
+            };
+            let line = format!("{}: {message}{hint}", command.argv.first().map_or("", String::as_str));
             let _ = writeln!(io.stderr, "{line}");
             progress.status = Some(status);
             progress.assertions.push(Assertion { name, ok: false, message: line });
