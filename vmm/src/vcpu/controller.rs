@@ -112,7 +112,8 @@ impl Controller {
     /// Pauses the machine. When it returns every vCPU is out of `KVM_RUN`, and stays out until [`Controller::resume`];
     /// accesses to devices that were under way are over. A machine that has not been started will start paused.
     ///
-    /// Devices with threads of their own (virtio) finish what the guest asked of them before; no more kicks come.
+    /// Devices with threads of their own (virtio) finish what the guest asked of them before; no more kicks come. The
+    /// guest's clock goes on, as does the limit of [`crate::machine::Running::wait`].
     ///
     /// # Errors
     /// The machine has ended, or a vCPU is held up by a device; in that case the machine goes on as before.
