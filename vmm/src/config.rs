@@ -39,6 +39,17 @@ pub enum Boot {
         /// The kernel's command line.
         cmdline: String,
     },
+    /// A multiboot 1 image, with its modules.
+    Multiboot {
+        /// The file.
+        kernel: PathBuf,
+        /// The modules, in order.
+        #[serde(default)]
+        modules: Vec<ModuleConfig>,
+        /// The command line behind the kernel's name.
+        #[serde(default)]
+        cmdline: String,
+    },
     /// Bare code at a physical address, for payloads.
     Flat {
         /// The bytes to load.
@@ -48,6 +59,17 @@ pub enum Boot {
         /// The processor mode that it starts in.
         mode: CpuMode,
     },
+}
+
+/// A module of a multiboot kernel.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModuleConfig {
+    /// The file.
+    pub path: PathBuf,
+    /// What the kernel is told with it: the file's name if nothing else is given.
+    #[serde(default)]
+    pub string: Option<String>,
 }
 
 /// The mode a vCPU starts in.

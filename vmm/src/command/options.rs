@@ -1,0 +1,111 @@
+//! The options of `kiln-vmm run`, and the machine that they describe.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Args;
+use kiln_vmm::boot;
+use kiln_vmm::config::{Boot, DiskConfig, MachineConfig, ModuleConfig};
+
+use super::port::{self, Port};
+use super::status::ExitStatus;
+
+/// What a Linux kernel is told if nobody says otherwise.
+const LINUX_CMDLINE: &str = "console=ttyS0 panic=-1 reboot=k";
+
+#[derive(Debug, Args)]
+pub(super) struct RunOptions {
+    /// The kernel: a bzImage, an ELF vmlinux or a multiboot image.
+    #[arg(required = true)]
+    kernel: Option<PathBuf>,
+    /// The initial RAM disk.
+    #[arg(long, value_name = "FILE", conflicts_with = "modules")]
+    initrd: Option<PathBuf>,
+    /// A module for a multiboot kernel, and what it is told with it (its name if nothing); may be repeated.
+    #[arg(long = "module", value_name = "FILE[:STRING]", value_parser = module)]
+    modules: Vec<ModuleConfig>,
+    /// The kernel's command line [default: "console=ttyS0 panic=-1 reboot=k"; none for a multiboot kernel].
+    #[arg(long, value_name = "LINE")]
+    cmdline: Option<String>,
+    /// How many CPUs.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    cpus: u32,
+    /// Guest RAM in MiB.
+    #[arg(long, value_name = "MIB", default_value_t = 256)]
+    mem: u32,
+    /// A raw disk image; may be repeated.
+    #[arg(long = "disk", value_name = "FILE")]
+    disks: Vec<PathBuf>,
+    /// A named virtio port, offered on a Unix socket to the first who connects; may be repeated.
+    #[arg(long = "port", value_name = "NAME=unix:PATH", value_parser = port::parse)]
+    pub(super) ports: Vec<Port>,
+    /// Refuse writes to the disks.
+    #[arg(long)]
+    read_only: bool,
+    /// No interrupt controllers and timers: `HLT` then ends the machine at once.
+    #[arg(long)]
+    no_irqchip: bool,
+    /// End the machine after so many seconds.
+    #[arg(long, value_name = "SECONDS")]
+    pub(super) timeout: Option<u64>,
+    /// What a guest's write to the debug-exit port becomes.
+    #[arg(long, value_name = "KIND", default_value = "verdict")]
+    pub(super) exit_status: ExitStatus,
+    /// Keep the kernel that a bzImage decompresses to in this folder, for the next boot.
+    #[arg(long, value_name = "DIR")]
+    keep: Option<PathBuf>,
+    /// Write what the machine did to this file, as JSON.
+    #[arg(long, value_name = "FILE")]
+    pub(super) trace: Option<PathBuf>,
+    /// Show the exact machine, as JSON, and do not run it.
+    #[arg(long)]
+    pub(super) print_config: bool,
+}
+
+fn module(text: &str) -> Result<ModuleConfig, String> {
+    let (path, string) = match text.split_once(':') {
+        Some((path, string)) => (path, Some(string.to_owned())),
+        None => (text, None),
+    };
+    if path.is_empty() {
+        return Err("write FILE or FILE:STRING".to_owned());
+    }
+    Ok(ModuleConfig { path: path.into(), string })
+}
+
+impl RunOptions {
+    /// The machine that was asked for.
+    pub(super) fn machine(&self) -> Result<MachineConfig> {
+        let disk = |path: &PathBuf| DiskConfig { path: path.clone(), read_only: self.read_only };
+        Ok(MachineConfig {
+            cpus: self.cpus,
+            memory: u64::from(self.mem) << 20,
+            boot: self.boot()?,
+            irqchip: !self.no_irqchip,
+            disks: self.disks.iter().map(disk).collect(),
+            ports: self.ports.iter().map(|port| port.name.clone()).collect(),
+            virtio_console: false,
+            ..MachineConfig::default()
+        })
+    }
+
+    fn boot(&self) -> Result<Boot> {
+        let given = self.kernel.clone().unwrap_or_default();
+        let initrd = self.initrd.clone();
+        if !self.modules.is_empty() || boot::is_multiboot(&given)? {
+            let module = |path| ModuleConfig { path, string: None };
+            let modules = initrd.map(module).into_iter().chain(self.modules.iter().cloned()).collect();
+            return Ok(Boot::Multiboot {
+                kernel: given,
+                modules,
+                cmdline: self.cmdline.clone().unwrap_or_default(),
+            });
+        }
+        let kernel = match &self.keep {
+            Some(folder) => boot::vmlinux_of(&given, folder)?.unwrap_or(given),
+            None => given,
+        };
+        let cmdline = self.cmdline.clone().unwrap_or_else(|| LINUX_CMDLINE.to_owned());
+        Ok(Boot::Kernel { kernel, initrd, cmdline })
+    }
+}
