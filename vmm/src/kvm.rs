@@ -179,6 +179,11 @@ impl Vm {
         self.fd.register_irqfd(line, gsi).map_err(KvmError::refused("KVM_IRQFD"))
     }
 
+    /// Raises or lowers the interrupt controllers' pin `gsi`.
+    pub(crate) fn set_line(&self, gsi: u32, high: bool) -> Result<(), KvmError> {
+        self.fd.set_irq_line(gsi, high).map_err(KvmError::refused("KVM_IRQ_LINE"))
+    }
+
     /// Has KVM count `event` when the guest writes the four bytes `value` at `address`, with no exit.
     pub(crate) fn ioevent(&self, event: &EventFd, address: u64, value: u32) -> Result<(), KvmError> {
         self.fd

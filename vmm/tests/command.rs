@@ -1,7 +1,7 @@
 //! The command `kiln-vmm`, as whoever runs it sees it.
 
 use std::io::Write;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use kiln::cases::{CASES, Case, Outcome as Came, linkme};
 use kiln::gate::Needs;
@@ -16,6 +16,10 @@ static COMMAND: fn() -> Vec<Case> = || {
     vec![
         case("multiboot_image_that_passes_ends_with_1_raw_and_0_as_a_verdict", exit_statuses),
         case("multiboot_kernel_gets_its_modules", modules),
+        case("devices_are_listed_and_set", devices),
+        case("debug_consoles_share_standard_output", consoles),
+        case("serial_port_reads_standard_input", standard_input),
+        case("bad_options_end_with_one_line_and_125", bad_options),
     ]
 };
 
@@ -63,6 +67,80 @@ fn modules() -> Came {
     let (status, said, _) = vmm(&["run", &path, "--mem", "16", "--module", &module, "--cmdline", "a=b"])?;
     let name = kernel.path().file_name().unwrap_or_default().to_string_lossy();
     same((status, said), (Some(0), format!("kiln\n{name} a=b\nwith a string\nbytes\n")))
+}
+
+/// The image of a payload that needs devices, as an ELF kernel or a multiboot image.
+fn with_devices(name: &str) -> Result<NamedTempFile, String> {
+    let payload = kiln_fixtures::with_devices().into_iter().find(|payload| payload.name == name);
+    let payload = payload.ok_or("no such payload")?;
+    if payload.mode == kiln_fixtures::Mode::Protected32 {
+        return file(&payload.multiboot(Image::Elf32));
+    }
+    file(&payload.elf())
+}
+
+fn devices() -> Came {
+    let (status, text, _) = vmm(&["run", "--device", "help"])?;
+    same(status, Some(0))?;
+    for word in ["com1", "ports 0x3f8-0x3ff", "pvpanic", "panic=", "note | end | off"] {
+        same((word, text.contains(word)), (word, true))?;
+    }
+    let (status, text, _) = vmm(&["devices", "--json"])?;
+    let listed: serde_json::Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
+    same((status, listed[0]["name"].as_str()), (Some(0), Some("com1")))?;
+    let testdev = with_devices("testdev")?;
+    let path = testdev.path().to_string_lossy();
+    let run = vmm(&["run", &path, "--mem", "16", "--device", "testdev", "--exit-status", "raw"])?;
+    same((run.0, run.1), (Some(1), "PASS: 8 tests\n".to_owned()))?;
+    let panics = with_devices("pvpanic")?;
+    let path = panics.path().to_string_lossy();
+    let ended = "kiln-vmm: the guest panicked\n".to_owned();
+    same(vmm(&["run", &path, "--device", "pvpanic,panic=end"])?, (Some(1), String::new(), ended))
+}
+
+fn consoles() -> Came {
+    let kernel = with_devices("debug-consoles")?;
+    let (status, said, _) = vmm(&["run", &kernel.path().to_string_lossy()])?;
+    let text = "to the debug console\nto firmware's, and half a line";
+    same((status, said.as_str()), (Some(0), text))
+}
+
+fn standard_input() -> Came {
+    let kernel = with_devices("serial-ports")?;
+    let mut command = Command::new(env!("CARGO_BIN_EXE_kiln-vmm"));
+    command.args(["run", "--device", "com1,to=nothing", "--device", "com2,to=stdio"]);
+    command.args(["--device", "com3", "--device", "com4", "--timeout", "60"]).arg(kernel.path());
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = command.spawn().map_err(|error| error.to_string())?;
+    if let Some(mut stdin) = child.stdin.take() {
+        stdin.write_all(b"typed\n").map_err(|error| error.to_string())?;
+    }
+    let output = child.wait_with_output().map_err(|error| error.to_string())?;
+    same((output.status.code(), output.stdout.as_slice()), (Some(0), &b"COM2\ntyped\n"[..]))
+}
+
+fn bad_options() -> Came {
+    let kernel = image("serial-hello-32")?;
+    let path = kernel.path().to_string_lossy().into_owned();
+    for (options, words) in [
+        (&["--device", "com9"][..], "no device named \"com9\""),
+        (&["--device", "com2,to=file,path=/no/such/x"], "COM2 can't be connected to file /no/such/x"),
+        (&["--device", "com2,to=stdio"], "COM1 and COM2 both lead to standard output"),
+        (
+            &["--device", "fw-cfg,file=a,path=/no/such/x"],
+            "fw_cfg file a can't be connected to file /no/such/x",
+        ),
+        (&["--module", "/no/such/module"], "can't read the module /no/such/module"),
+    ] {
+        let mut arguments = vec!["run", path.as_str()];
+        arguments.extend(options);
+        let (status, said, error) = vmm(&arguments)?;
+        let lines = error.lines().count();
+        same((status, said.as_str(), lines), (Some(125), "", 1))
+            .map_err(|e| format!("{options:?}: {e}: {error}"))?;
+        same((error.contains(words), &error), (true, &error))?;
+    }
+    Ok(())
 }
 
 kiln::main!();

@@ -65,11 +65,11 @@ pub fn load(
             let KernelFile::Multiboot(file, header) = KernelFile::open(kernel)? else {
                 return Err(BootError::NoMultiboot { path: kernel.clone() });
             };
-            acpi::write(memory, config.cpus, virtio_devices)?;
+            acpi::write(memory, config, virtio_devices)?;
             return load_multiboot(memory, kernel, (file, header), (cmdline, modules));
         }
     };
-    let rsdp = acpi::write(memory, config.cpus, virtio_devices)?;
+    let rsdp = acpi::write(memory, config, virtio_devices)?;
     let file = match KernelFile::open(kernel)? {
         KernelFile::Multiboot(file, header) => {
             let module = |path: &PathBuf| ModuleConfig { path: path.clone(), string: None };

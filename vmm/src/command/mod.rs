@@ -5,8 +5,11 @@ mod port;
 mod run;
 mod status;
 
+use std::io::{self, Write};
+
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use kiln_vmm::config::registry;
 
 use options::RunOptions;
 
@@ -32,7 +35,13 @@ pub(crate) struct Cli {
 enum Command {
     /// Boot a kernel, and run it until the machine ends.
     #[command(after_help = status::HELP)]
-    Run(RunOptions),
+    Run(Box<RunOptions>),
+    /// List the devices that a machine can have, with their properties.
+    Devices {
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 /// Understands the command line.
@@ -45,5 +54,13 @@ pub(crate) fn run(cli: &Cli) -> Result<u8> {
     match &cli.command {
         None => run::run(&cli.run),
         Some(Command::Run(options)) => run::run(options),
+        Some(Command::Devices { json: false }) => {
+            write!(io::stdout(), "{}", registry::help())?;
+            Ok(0)
+        }
+        Some(Command::Devices { json: true }) => {
+            writeln!(io::stdout(), "{}", serde_json::to_string_pretty(registry::DEVICES)?)?;
+            Ok(0)
+        }
     }
 }

@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::Args;
 use kiln_vmm::boot;
-use kiln_vmm::config::{Boot, DiskConfig, MachineConfig, ModuleConfig};
+use kiln_vmm::config::{Backend, Boot, DiskConfig, MachineConfig, ModuleConfig, registry};
 
 use super::port::{self, Port};
 use super::status::ExitStatus;
@@ -16,7 +16,7 @@ const LINUX_CMDLINE: &str = "console=ttyS0 panic=-1 reboot=k";
 #[derive(Debug, Args)]
 pub(super) struct RunOptions {
     /// The kernel: a bzImage, an ELF vmlinux or a multiboot image.
-    #[arg(required = true)]
+    #[arg(required_unless_present_any = ["devices"])]
     kernel: Option<PathBuf>,
     /// The initial RAM disk.
     #[arg(long, value_name = "FILE", conflicts_with = "modules")]
@@ -36,6 +36,9 @@ pub(super) struct RunOptions {
     /// A raw disk image; may be repeated.
     #[arg(long = "disk", value_name = "FILE")]
     disks: Vec<PathBuf>,
+    /// A device with its properties (`help` lists them), as com2,to=pty; may be repeated.
+    #[arg(long = "device", value_name = "NAME[,PROPERTY=VALUE]…")]
+    pub(super) devices: Vec<String>,
     /// A named virtio port, offered on a Unix socket to the first who connects; may be repeated.
     #[arg(long = "port", value_name = "NAME=unix:PATH", value_parser = port::parse)]
     pub(super) ports: Vec<Port>,
@@ -77,7 +80,7 @@ impl RunOptions {
     /// The machine that was asked for.
     pub(super) fn machine(&self) -> Result<MachineConfig> {
         let disk = |path: &PathBuf| DiskConfig { path: path.clone(), read_only: self.read_only };
-        Ok(MachineConfig {
+        let mut config = MachineConfig {
             cpus: self.cpus,
             memory: u64::from(self.mem) << 20,
             boot: self.boot()?,
@@ -85,12 +88,19 @@ impl RunOptions {
             disks: self.disks.iter().map(disk).collect(),
             ports: self.ports.iter().map(|port| port.name.clone()).collect(),
             virtio_console: false,
+            com1: Backend::Stdio,
+            debug_console: Some(Backend::Stdio),
+            firmware_console: Some(Backend::Stdio),
             ..MachineConfig::default()
-        })
+        };
+        for device in &self.devices {
+            registry::set(&mut config, device).map_err(anyhow::Error::msg)?;
+        }
+        Ok(config)
     }
 
     fn boot(&self) -> Result<Boot> {
-        let given = self.kernel.clone().unwrap_or_default();
+        let given = self.kernel.clone().context("say which kernel")?;
         let initrd = self.initrd.clone();
         if !self.modules.is_empty() || boot::is_multiboot(&given)? {
             let module = |path| ModuleConfig { path, string: None };

@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use kiln_vmm::config::registry;
 use kiln_vmm::machine::{Machine, MachineIo, Stopper};
 
 use super::options::RunOptions;
@@ -12,6 +13,10 @@ use super::port::Port;
 use super::status::status;
 
 pub(super) fn run(options: &RunOptions) -> Result<u8> {
+    if options.devices.iter().any(|device| device == "help") {
+        write!(io::stdout(), "{}", registry::help())?;
+        return Ok(0);
+    }
     let config = options.machine()?;
     if options.print_config {
         writeln!(io::stdout(), "{}", serde_json::to_string_pretty(&config)?)?;
@@ -20,7 +25,11 @@ pub(super) fn run(options: &RunOptions) -> Result<u8> {
     let deadline =
         options.timeout.and_then(|seconds| Instant::now().checked_add(Duration::from_secs(seconds)));
     let ports = options.ports.iter().map(Port::listen).collect::<Result<_>>()?;
-    let machine = Machine::new(&config, MachineIo { serial: Box::new(io::stdout()), console: None, ports })?;
+    let machine = Machine::new(&config, MachineIo { serial: Box::new(io::sink()), console: None, ports })?;
+    for (device, path) in machine.ptys() {
+        writeln!(io::stderr(), "kiln-vmm: {device} is {}", path.display())?;
+    }
+    let notice = machine.panic_notice();
     let running = machine.start()?;
     let caught = stop_on_signals(running.stopper())?;
     let ended = running.wait(deadline);
@@ -31,7 +40,7 @@ pub(super) fn run(options: &RunOptions) -> Result<u8> {
     if let Some(signal) = caught.get() {
         let _dies_of_it = signal_hook::low_level::emulate_default_handler(*signal);
     }
-    let (status, word) = status(&ended.outcome, options.exit_status);
+    let (status, word) = status(&ended.outcome, options.exit_status, &notice);
     if status != 0 {
         writeln!(io::stderr(), "kiln-vmm: {word}")?;
     }

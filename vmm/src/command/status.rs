@@ -1,6 +1,7 @@
 //! How a machine's end becomes an exit status.
 
 use clap::ValueEnum;
+use kiln_vmm::device::pvpanic::PanicNotice;
 use kiln_vmm::outcome::Outcome;
 
 use crate::FAILED;
@@ -10,7 +11,7 @@ const TIMED_OUT: u8 = 124;
 
 pub(super) const HELP: &str = "\
 Exit status: 0 for a guest that powered off, 2v+1 for one that wrote v to the debug-exit port (0 for v = 0, unless \
---exit-status raw), 1 for one that reset, halted or triple-faulted, 124 for one ended by --timeout, 125 for a machine that \
+--exit-status raw), 1 for one that reset, halted, panicked or triple-faulted, 124 for one ended by --timeout, 125 for a machine that \
 could not run.";
 
 /// What a guest's write to the debug-exit port becomes.
@@ -23,8 +24,13 @@ pub(super) enum ExitStatus {
 }
 
 /// The exit status for how the machine ended, and the word for it.
-pub(super) fn status(outcome: &Outcome, kind: ExitStatus) -> (u8, String) {
+pub(super) fn status(outcome: &Outcome, kind: ExitStatus, notice: &PanicNotice) -> (u8, String) {
     match outcome {
+        Outcome::Panicked => (1, "the guest panicked".to_owned()),
+        // Whatever it did afterwards.
+        Outcome::PowerOff | Outcome::Reset | Outcome::Halted if notice.panicked() => {
+            (1, "the guest panicked".to_owned())
+        }
         Outcome::PowerOff => (0, "the guest powered off".to_owned()),
         Outcome::DebugExit { value: 0 } if kind == ExitStatus::Verdict => (0, "passed".to_owned()),
         Outcome::DebugExit { value } => {
@@ -45,7 +51,7 @@ mod tests {
 
     #[test]
     fn debug_exit_is_a_verdict_or_raw() {
-        let of = |value, kind| status(&Outcome::DebugExit { value }, kind).0;
+        let of = |value, kind| status(&Outcome::DebugExit { value }, kind, &PanicNotice::default()).0;
         assert_eq!(of(0, ExitStatus::Verdict), 0);
         assert_eq!(of(0, ExitStatus::Raw), 1);
         for kind in [ExitStatus::Verdict, ExitStatus::Raw] {
