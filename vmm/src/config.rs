@@ -2,12 +2,14 @@
 
 mod boot;
 mod device;
+mod file;
 pub mod registry;
 
 use serde::{Deserialize, Serialize};
 
 pub use boot::{Boot, CpuMode, ModuleConfig};
 pub use device::{Backend, DiskConfig, FwCfgFile, PvPanicConfig};
+pub use file::ConfigFileError;
 
 /// What to build: everything that decides how a machine looks to its guest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,15 +34,15 @@ pub struct MachineConfig {
     /// Where COM1 leads.
     pub com1: Backend,
     /// Where COM2 leads, if it is there.
-    pub com2: Option<Backend>,
+    pub com2: Backend,
     /// Where COM3 leads, if it is there.
-    pub com3: Option<Backend>,
+    pub com3: Backend,
     /// Where COM4 leads, if it is there.
-    pub com4: Option<Backend>,
+    pub com4: Backend,
     /// Where the debug console at port 0xe9 leads, if it is there.
-    pub debug_console: Option<Backend>,
+    pub debug_console: Backend,
     /// Where the debug console at port 0x402 leads, if it is there.
-    pub firmware_console: Option<Backend>,
+    pub firmware_console: Backend,
     /// What the pvpanic port does.
     pub pvpanic: PvPanicConfig,
     /// Whether there is CMOS with a clock. Linux asks it for the time, which costs a boot some exits.
@@ -76,6 +78,9 @@ pub enum ConfigError {
     /// Several devices that want what one alone can have.
     #[error("{0} and {1} both lead to {2}: only one device can")]
     Backend(&'static str, &'static str, String),
+    /// COM1 is on every machine.
+    #[error("COM1 can't be absent: let it lead to nothing")]
+    NoCom1,
     /// Devices at the same ports.
     #[error("testdev and the debug console at 0xe9 are at the same ports: leave one of them out")]
     TestdevAndDebugConsole,
@@ -129,8 +134,11 @@ impl MachineConfig {
                 return Err(ConfigError::Port(name.clone()));
             }
         }
+        if self.com1 == Backend::Absent {
+            return Err(ConfigError::NoCom1);
+        }
         self.validate_backends()?;
-        if self.testdev && self.debug_console.is_some() {
+        if self.testdev && self.debug_console != Backend::Absent {
             return Err(ConfigError::TestdevAndDebugConsole);
         }
         if !self.fw_cfg && !self.fw_cfg_files.is_empty() {
@@ -153,15 +161,15 @@ impl MachineConfig {
     /// The serial ports and debug consoles that are there, by name, in a fixed order.
     #[must_use]
     pub fn backends(&self) -> Vec<(&'static str, &Backend)> {
-        let optional = [
+        let all = [
+            ("COM1", &self.com1),
             ("COM2", &self.com2),
             ("COM3", &self.com3),
             ("COM4", &self.com4),
             ("debug console", &self.debug_console),
             ("firmware console", &self.firmware_console),
         ];
-        let there = optional.into_iter().filter_map(|(name, backend)| Some((name, backend.as_ref()?)));
-        std::iter::once(("COM1", &self.com1)).chain(there).collect()
+        all.into_iter().filter(|(_, backend)| **backend != Backend::Absent).collect()
     }
 
     /// Two devices may share nothing and standard output, but no file, socket or caller, and one reads standard input.
@@ -196,11 +204,11 @@ impl Default for MachineConfig {
             ports: Vec::new(),
             virtio_console: true,
             com1: Backend::Caller,
-            com2: None,
-            com3: None,
-            com4: None,
-            debug_console: Some(Backend::Nothing),
-            firmware_console: Some(Backend::Nothing),
+            com2: Backend::Absent,
+            com3: Backend::Absent,
+            com4: Backend::Absent,
+            debug_console: Backend::Nothing,
+            firmware_console: Backend::Nothing,
             pvpanic: PvPanicConfig::Note,
             rtc: false,
             fw_cfg: true,
@@ -246,17 +254,15 @@ mod tests {
     fn devices_that_are_in_each_others_way_are_refused() {
         let file = || Backend::File { path: "log".into() };
         assert_eq!(
-            refused(|c| (c.com1, c.com3) = (file(), Some(file()))),
+            refused(|c| (c.com1, c.com3) = (file(), file())),
             "COM1 and COM3 both lead to file log: only one device can"
         );
-        assert!(refused(|c| c.com2 = Some(Backend::Caller)).contains("COM1 and COM2"));
-        assert!(refused(|c| (c.com1, c.com2) = (Backend::Stdio, Some(Backend::Stdio))).contains("COM2"));
+        assert!(refused(|c| c.com2 = Backend::Caller).contains("COM1 and COM2"));
+        assert!(refused(|c| (c.com1, c.com2) = (Backend::Stdio, Backend::Stdio)).contains("COM2"));
+        assert!(refused(|c| c.com1 = Backend::Absent).contains("COM1 can't be absent"));
         assert!(refused(|c| c.testdev = true).contains("0xe9"));
-        let console = MachineConfig {
-            com1: Backend::Stdio,
-            debug_console: Some(Backend::Stdio),
-            ..MachineConfig::default()
-        };
+        let console =
+            MachineConfig { com1: Backend::Stdio, debug_console: Backend::Stdio, ..MachineConfig::default() };
         console.validate().unwrap();
     }
 

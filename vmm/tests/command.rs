@@ -19,6 +19,7 @@ static COMMAND: fn() -> Vec<Case> = || {
         case("devices_are_listed_and_set", devices),
         case("debug_consoles_share_standard_output", consoles),
         case("serial_port_reads_standard_input", standard_input),
+        case("printed_machine_runs_again_as_printed", printed_machine),
         case("bad_options_end_with_one_line_and_125", bad_options),
     ]
 };
@@ -117,6 +118,30 @@ fn standard_input() -> Came {
     }
     let output = child.wait_with_output().map_err(|error| error.to_string())?;
     same((output.status.code(), output.stdout.as_slice()), (Some(0), &b"COM2\ntyped\n"[..]))
+}
+
+fn printed_machine() -> Came {
+    let payload = kiln_fixtures::multiboot_only().into_iter().next().ok_or("no payload")?;
+    let (kernel, module) = (file(&payload.multiboot(Image::Elf32))?, file(b"bytes\n")?);
+    let module = format!("{}:with a string", module.path().display());
+    let path = kernel.path().to_string_lossy();
+    let options = ["run", &path, "--mem", "16", "--module", &module, "--cmdline", "a=b", "--device", "rtc"];
+    let came = vmm(&options)?;
+    same(came.0, Some(0))?;
+    for format in ["--print-config", "--print-config=toml"] {
+        let (status, text, _) = vmm(&[&options[..], &[format]].concat())?;
+        same(status, Some(0))?;
+        let printed = file(text.as_bytes())?;
+        let printed = printed.path().to_string_lossy();
+        same(vmm(&["run", "--config", &printed])?, came.clone())?;
+        same(vmm(&["run", "--config", &printed, format])?.1, text)?;
+    }
+    let broken = file(b"cpus = 1\nspeed = 9\n")?;
+    let (status, _, error) = vmm(&["run", "--config", &broken.path().to_string_lossy()])?;
+    same(
+        (status, error.lines().count(), error.contains("line 2: unknown field `speed`")),
+        (Some(125), 1, true),
+    )
 }
 
 fn bad_options() -> Came {

@@ -16,7 +16,7 @@ use acpi_tables::{Aml, AmlSink};
 use vm_memory::{Bytes, GuestAddress};
 
 use super::BootError;
-use crate::config::{MachineConfig, PvPanicConfig};
+use crate::config::{Backend, MachineConfig, PvPanicConfig};
 use crate::device::power::SLEEP_TYPE_S5;
 use crate::layout::{
     ACPI, ACPI_END, ACPI_RESET, ACPI_RESET_VALUE, ACPI_SLEEP, COM, COM_GSIS, FW_CFG, FW_CFG_SIZE, IOAPIC,
@@ -122,7 +122,7 @@ fn on_ports(name: &str, hid: &dyn Aml, (port, size): (u16, u8), gsi: Option<u32>
 fn dsdt(config: &MachineConfig, virtio: usize) -> Vec<u8> {
     let s5 = Package::new(vec![&SLEEP_TYPE_S5, &0u8, &0u8, &0u8]);
     let mut aml = bytes(&Name::new("_S5_".into(), &s5));
-    let others = [&config.com2, &config.com3, &config.com4].map(Option::is_some);
+    let others = [&config.com2, &config.com3, &config.com4].map(|backend| *backend != Backend::Absent);
     let there = [true].into_iter().chain(others);
     for (index, ((port, gsi), there)) in (1..).zip(COM.into_iter().zip(COM_GSIS).zip(there)) {
         if !there {
@@ -164,7 +164,6 @@ fn interrupt(gsi: u32) -> Interrupt {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Backend;
     use crate::memory;
 
     fn sums_to_zero(table: &[u8]) -> bool {
@@ -208,9 +207,9 @@ mod tests {
         let memory = memory::allocate(2 << 20).unwrap();
         let config = MachineConfig {
             cpus: 254,
-            com2: Some(Backend::Nothing),
-            com3: Some(Backend::Nothing),
-            com4: Some(Backend::Nothing),
+            com2: Backend::Nothing,
+            com3: Backend::Nothing,
+            com4: Backend::Nothing,
             rtc: true,
             ..MachineConfig::default()
         };

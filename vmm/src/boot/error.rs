@@ -59,6 +59,14 @@ pub enum BootError {
         /// The file.
         path: PathBuf,
     },
+    /// A file that can't be the machine's firmware.
+    #[error("firmware {path} can't be used: {what}")]
+    Firmware {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
     /// A multiboot module does not fit behind the kernel.
     #[error(
         "module {path} of {size} MiB does not fit behind the kernel in {has} MiB of RAM: give the machine more memory"

@@ -9,6 +9,7 @@ mod decompress;
 mod elf;
 mod error;
 mod file;
+pub(crate) mod firmware;
 mod flat;
 mod kept;
 mod multiboot;
@@ -60,6 +61,10 @@ pub fn load(
 ) -> Result<EntryState, BootError> {
     let (kernel, initrd, cmdline) = match &config.boot {
         Boot::Flat { code, address, mode } => return flat::load(memory, code, *address, *mode),
+        Boot::Firmware { image } => {
+            firmware::shadow(memory, &firmware::read(image)?)?;
+            return Ok(EntryState::Reset);
+        }
         Boot::Kernel { kernel, initrd, cmdline } => (kernel, initrd, cmdline),
         Boot::Multiboot { kernel, modules, cmdline } => {
             let KernelFile::Multiboot(file, header) = KernelFile::open(kernel)? else {

@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
-use clap::Args;
+use anyhow::{Context, Result, bail};
+use clap::{Args, ValueEnum};
 use kiln_vmm::boot;
 use kiln_vmm::config::{Backend, Boot, DiskConfig, MachineConfig, ModuleConfig, registry};
 
@@ -16,8 +16,17 @@ const LINUX_CMDLINE: &str = "console=ttyS0 panic=-1 reboot=k";
 #[derive(Debug, Args)]
 pub(super) struct RunOptions {
     /// The kernel: a bzImage, an ELF vmlinux or a multiboot image.
-    #[arg(required_unless_present_any = ["devices"])]
+    #[arg(required_unless_present_any = ["devices", "firmware", "config"])]
     kernel: Option<PathBuf>,
+    /// The machine from a file of TOML or JSON, as --print-config shows it, in place of all options that describe one.
+    #[arg(long, value_name = "FILE", conflicts_with_all = [
+        "kernel", "firmware", "initrd", "modules", "cmdline", "cpus", "mem", "disks", "devices", "read_only",
+        "no_irqchip", "keep",
+    ])]
+    config: Option<PathBuf>,
+    /// Firmware to start at the reset vector, in place of a kernel; it gets a clock.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["kernel", "initrd", "modules", "cmdline"])]
+    firmware: Option<PathBuf>,
     /// The initial RAM disk.
     #[arg(long, value_name = "FILE", conflicts_with = "modules")]
     initrd: Option<PathBuf>,
@@ -60,9 +69,16 @@ pub(super) struct RunOptions {
     /// Write what the machine did to this file, as JSON.
     #[arg(long, value_name = "FILE")]
     pub(super) trace: Option<PathBuf>,
-    /// Show the exact machine, as JSON, and do not run it.
-    #[arg(long)]
-    pub(super) print_config: bool,
+    /// Show the exact machine, and do not run it; --config runs it as it is shown.
+    #[arg(long, value_name = "FORMAT", num_args = 0..=1, require_equals = true, default_missing_value = "json")]
+    pub(super) print_config: Option<ConfigFormat>,
+}
+
+/// How a machine is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum ConfigFormat {
+    Json,
+    Toml,
 }
 
 fn module(text: &str) -> Result<ModuleConfig, String> {
@@ -79,6 +95,10 @@ fn module(text: &str) -> Result<ModuleConfig, String> {
 impl RunOptions {
     /// The machine that was asked for.
     pub(super) fn machine(&self) -> Result<MachineConfig> {
+        if let Some(path) = &self.config {
+            let config = MachineConfig::read(path)?;
+            return self.with_ports(config);
+        }
         let disk = |path: &PathBuf| DiskConfig { path: path.clone(), read_only: self.read_only };
         let mut config = MachineConfig {
             cpus: self.cpus,
@@ -88,9 +108,10 @@ impl RunOptions {
             disks: self.disks.iter().map(disk).collect(),
             ports: self.ports.iter().map(|port| port.name.clone()).collect(),
             virtio_console: false,
+            rtc: self.firmware.is_some(),
             com1: Backend::Stdio,
-            debug_console: Some(Backend::Stdio),
-            firmware_console: Some(Backend::Stdio),
+            debug_console: Backend::Stdio,
+            firmware_console: Backend::Stdio,
             ..MachineConfig::default()
         };
         for device in &self.devices {
@@ -99,7 +120,22 @@ impl RunOptions {
         Ok(config)
     }
 
+    /// A machine from a file has named ports, and this command line says where they are offered.
+    fn with_ports(&self, config: MachineConfig) -> Result<MachineConfig> {
+        let given: Vec<&str> = self.ports.iter().map(|port| port.name.as_str()).collect();
+        if let Some(name) = config.ports.iter().find(|name| !given.contains(&name.as_str())) {
+            bail!("say where the machine's port {name} is offered: --port {name}=unix:PATH");
+        }
+        if let Some(name) = given.iter().find(|name| !config.ports.iter().any(|port| port == *name)) {
+            bail!("the machine of the configuration has no port {name}");
+        }
+        Ok(config)
+    }
+
     fn boot(&self) -> Result<Boot> {
+        if let Some(image) = self.firmware.clone() {
+            return Ok(Boot::Firmware { image });
+        }
         let given = self.kernel.clone().context("say which kernel")?;
         let initrd = self.initrd.clone();
         if !self.modules.is_empty() || boot::is_multiboot(&given)? {

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use kiln_vmm::config::registry;
 use kiln_vmm::machine::{Machine, MachineIo, Stopper};
 
-use super::options::RunOptions;
+use super::options::{ConfigFormat, RunOptions};
 use super::port::Port;
 use super::status::status;
 
@@ -18,13 +18,21 @@ pub(super) fn run(options: &RunOptions) -> Result<u8> {
         return Ok(0);
     }
     let config = options.machine()?;
-    if options.print_config {
-        writeln!(io::stdout(), "{}", serde_json::to_string_pretty(&config)?)?;
+    if let Some(format) = options.print_config {
+        // What is shown can be built, as far as that can be told without KVM.
+        config.validate()?;
+        let text = match format {
+            ConfigFormat::Json => config.to_json()? + "\n",
+            ConfigFormat::Toml => config.to_toml()?,
+        };
+        write!(io::stdout(), "{text}")?;
         return Ok(0);
     }
     let deadline =
         options.timeout.and_then(|seconds| Instant::now().checked_add(Duration::from_secs(seconds)));
-    let ports = options.ports.iter().map(Port::listen).collect::<Result<_>>()?;
+    // In the order of the machine's own.
+    let named = config.ports.iter().filter_map(|name| options.ports.iter().find(|port| port.name == *name));
+    let ports = named.map(Port::listen).collect::<Result<_>>()?;
     let machine = Machine::new(&config, MachineIo { serial: Box::new(io::sink()), console: None, ports })?;
     for (device, path) in machine.ptys() {
         writeln!(io::stderr(), "kiln-vmm: {device} is {}", path.display())?;

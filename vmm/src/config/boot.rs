@@ -13,8 +13,10 @@ pub enum Boot {
         /// The file.
         kernel: PathBuf,
         /// The initial RAM disk.
+        #[serde(default)]
         initrd: Option<PathBuf>,
         /// The kernel's command line.
+        #[serde(default)]
         cmdline: String,
     },
     /// A multiboot 1 image, with its modules.
@@ -27,6 +29,11 @@ pub enum Boot {
         /// The command line behind the kernel's name.
         #[serde(default)]
         cmdline: String,
+    },
+    /// Firmware at the reset vector, which finds by itself what there is.
+    Firmware {
+        /// A ROM image of at most 256 KiB that ends at 4 GiB.
+        image: PathBuf,
     },
     /// Bare code at a physical address, for payloads.
     Flat {

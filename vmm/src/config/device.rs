@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "to", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Backend {
+    /// The device is not there.
+    Absent,
     /// To whoever makes the machine: [`crate::machine::MachineIo::serial`]. One device can have it.
     Caller,
     /// To nothing: output is lost, and no input comes.
@@ -37,6 +39,7 @@ pub enum Backend {
 impl fmt::Display for Backend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Absent => f.write_str("no device"),
             Self::Caller => f.write_str("its caller"),
             Self::Nothing => f.write_str("nothing"),
             Self::Stdio => f.write_str("standard output"),

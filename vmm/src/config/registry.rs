@@ -159,7 +159,7 @@ pub const DEVICES: &[DeviceKind] = &[
         |config, given| {
             config.testdev = given.present()?;
             if config.testdev {
-                config.debug_console = None;
+                config.debug_console = Backend::Absent;
             }
             Ok(())
         },
@@ -238,9 +238,9 @@ impl Given {
         })
     }
 
-    fn optional_backend(&self) -> Result<Option<Backend>, String> {
+    fn optional_backend(&self) -> Result<Backend, String> {
         let backend = self.backend()?;
-        Ok(self.present()?.then_some(backend))
+        Ok(if self.present()? { backend } else { Backend::Absent })
     }
 }
 
@@ -313,11 +313,11 @@ mod tests {
         ]);
         let expected = MachineConfig {
             com1: Backend::Stdio,
-            com2: Some(Backend::File { path: "a=b".into() }),
-            com3: Some(Backend::Pty { link: None }),
-            com4: Some(Backend::Socket { path: "s".into() }),
-            debug_console: None,
-            firmware_console: Some(Backend::Stdio),
+            com2: Backend::File { path: "a=b".into() },
+            com3: Backend::Pty { link: None },
+            com4: Backend::Socket { path: "s".into() },
+            debug_console: Backend::Absent,
+            firmware_console: Backend::Stdio,
             pvpanic: PvPanicConfig::End,
             rtc: true,
             fw_cfg_files: vec![FwCfgFile { name: "opt/x".to_owned(), path: "y".into() }],

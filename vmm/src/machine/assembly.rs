@@ -8,7 +8,7 @@ use super::outlet::outlet;
 use super::{ConsoleEnd, Machine, MachineError, MachineIo};
 use crate::block::RawDisk;
 use crate::bus::{Bus, BusDevice};
-use crate::config::{Backend, FW_CFG_E820, FwCfgFile, MachineConfig, PvPanicConfig};
+use crate::config::{Backend, Boot, FW_CFG_E820, FwCfgFile, MachineConfig, PvPanicConfig};
 use crate::device::debug_console::DebugConsole;
 use crate::device::debug_exit::DebugExit;
 use crate::device::fw_cfg::{Facts, File, FwCfg};
@@ -63,10 +63,14 @@ pub(super) fn assemble(node: &Path, config: &MachineConfig, io: MachineIo) -> Re
     let entry = crate::boot::load(&memory, config, devices.len())?;
 
     let vm = Vm::new(&kvm, memory.clone(), config.irqchip)?;
+    if let Boot::Firmware { image } = &config.boot {
+        let rom = crate::boot::firmware::read(image)?;
+        vm.add_rom(rom.base, &rom.bytes)?;
+    }
     let mut wiring = Wiring { vm: &vm, irqchip: config.irqchip, pio: Bus::new(), mmio: Bus::new() };
     let uart = wiring.serial(0, &config.com1, &mut backends)?;
     for (index, backend) in (1..).zip([&config.com2, &config.com3, &config.com4]) {
-        if let Some(backend) = backend {
+        if *backend != Backend::Absent {
             wiring.serial(index, backend, &mut backends)?;
         }
     }
@@ -231,7 +235,9 @@ impl Wiring<'_> {
             ("debug console", DEBUG_CONSOLE, &config.debug_console),
             ("firmware console", FIRMWARE_CONSOLE, &config.firmware_console),
         ] {
-            let Some(backend) = backend else { continue };
+            if *backend == Backend::Absent {
+                continue;
+            }
             let Connected { out, .. } = backends.open(name, backend)?;
             let console = Arc::new(Mutex::new(DebugConsole::new(out)));
             if *backend != Backend::Nothing {

@@ -33,6 +33,8 @@ const MULTIBOOT_LOADED: u64 = 0x2bad_b002;
 /// The state that the first vCPU enters the guest in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EntryState {
+    /// As the processor comes out of its reset: real mode, 16 bytes below 4 GiB.
+    Reset,
     /// Real mode: CS based at the address, which must be below 1 MiB and on a paragraph; IP zero.
     Real16 {
         /// The first instruction's physical address.
@@ -113,6 +115,8 @@ pub(super) fn enter(vcpu: &VcpuFd, entry: EntryState) -> Result<(), KvmError> {
     let mut sregs = vcpu.get_sregs().map_err(KvmError::refused("KVM_GET_SREGS"))?;
     let mut regs = kvm_regs { rflags: 2, ..kvm_regs::default() };
     match entry {
+        // KVM made the vCPU so.
+        EntryState::Reset => return Ok(()),
         EntryState::Real16 { address } => {
             for segment in [&mut sregs.ds, &mut sregs.es, &mut sregs.fs, &mut sregs.gs, &mut sregs.ss] {
                 (segment.base, segment.selector) = (0, 0);

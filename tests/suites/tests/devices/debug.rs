@@ -26,7 +26,7 @@ fn text(path: &std::path::Path) -> Result<String, String> {
 
 fn consoles() -> Came {
     let (debug, firmware) = (file(b"")?, file(b"")?);
-    let to = |file: &tempfile::NamedTempFile| Some(Backend::File { path: file.path().to_owned() });
+    let to = |file: &tempfile::NamedTempFile| Backend::File { path: file.path().to_owned() };
     let config = MachineConfig {
         debug_console: to(&debug),
         firmware_console: to(&firmware),
@@ -72,7 +72,7 @@ fn testdev() -> Came {
         memory: 16 << 20,
         boot,
         testdev: true,
-        debug_console: None,
+        debug_console: Backend::Absent,
         ..MachineConfig::default()
     };
     expect(&config, 0, payload.says)

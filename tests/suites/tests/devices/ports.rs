@@ -33,9 +33,9 @@ fn socket_file_pty() -> Came {
     let folder = tempfile::tempdir().map_err(failed)?;
     let at = |name: &str| folder.path().join(name);
     let config = MachineConfig {
-        com2: Some(Backend::Socket { path: at("com2") }),
-        com3: Some(Backend::File { path: at("com3") }),
-        com4: Some(Backend::Pty { link: Some(at("com4")) }),
+        com2: Backend::Socket { path: at("com2") },
+        com3: Backend::File { path: at("com3") },
+        com4: Backend::Pty { link: Some(at("com4")) },
         ..config("serial-ports")?
     };
     let (machine, said) = build(&config)?;
@@ -53,9 +53,9 @@ fn socket_file_pty() -> Came {
 
 fn pty_input() -> Came {
     let config = MachineConfig {
-        com2: Some(Backend::Pty { link: None }),
-        com3: Some(Backend::Nothing),
-        com4: Some(Backend::Nothing),
+        com2: Backend::Pty { link: None },
+        com3: Backend::Nothing,
+        com4: Backend::Nothing,
         ..config("serial-ports")?
     };
     let (machine, said) = build(&config)?;

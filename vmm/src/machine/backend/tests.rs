@@ -109,13 +109,20 @@ fn pty_passes_both_ways_and_bytes_as_they_are() {
     let folder = tempfile::tempdir().unwrap();
     let link = folder.path().join("pty");
     let bench = bench(&Backend::Pty { link: Some(link.clone()) });
-    bench.say("to nobody\n");
     let mut terminal = fs::File::options().read(true).write(true).open(&link).unwrap();
     terminal.write_all(b"\x03\x04\r\n\xff").unwrap();
     assert_eq!(bench.hear(5), b"\x03\x04\r\n\xff");
     bench.say("bytes \x01\n");
     assert_eq!(read(&mut terminal, 8), b"bytes \x01\n");
     assert_eq!(bench.backends.ptys, [("COM2".to_owned(), fs::read_link(&link).unwrap())]);
+    bench.finish();
+}
+
+#[test]
+fn pty_that_nobody_has_open_holds_up_no_guest() {
+    let bench = bench(&Backend::Pty { link: None });
+    // More than all that waits anywhere.
+    bench.say(&"lost\n".repeat(100_000));
     bench.finish();
 }
 
