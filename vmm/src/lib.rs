@@ -10,6 +10,8 @@ pub mod bus;
 mod chain;
 pub mod config;
 pub mod device;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod irq;
 pub mod kvm;
 pub mod layout;

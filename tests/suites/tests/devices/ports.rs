@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 
 use kiln::cases::{CASES, Case, Outcome as Came, linkme};
-use kiln::vmm::config::{Backend, MachineConfig};
+use kiln::vmm::config::{Backend, MachineConfig, PvPanicConfig};
 
 use super::machine::{build, case, config, passes, same};
 
@@ -14,6 +14,7 @@ static PORTS: fn() -> Vec<Case> = || {
     vec![
         case("ports", "serial_ports_lead_to_socket_file_and_pty", socket_file_pty),
         case("ports", "serial_port_on_a_pty_is_typed_at", pty_input),
+        case("ports", "wild_accesses_bring_nothing_down", wild),
         case("ports", "clock_tells_time_and_memory_and_masks_nmis", clock),
     ]
 };
@@ -67,6 +68,30 @@ fn pty_input() -> Came {
     passes(machine)?;
     com2.join().map_err(|_| "the reader of COM2 panicked")??;
     same(said.text().as_str(), "by hand\n")
+}
+
+/// The payload touches the ports of the serial ports and consoles, the clock, pvpanic, fw_cfg and pc-testdev, on machines
+/// with and without them.
+fn wild() -> Came {
+    for there in [true, false] {
+        let backend = || if there { Backend::Nothing } else { Backend::Absent };
+        let config = MachineConfig {
+            com1: Backend::Nothing,
+            com2: backend(),
+            com3: backend(),
+            com4: backend(),
+            debug_console: Backend::Absent,
+            firmware_console: backend(),
+            rtc: there,
+            fw_cfg: there,
+            testdev: there,
+            pvpanic: if there { PvPanicConfig::Note } else { PvPanicConfig::Off },
+            ..config("wild-ports")?
+        };
+        let (machine, _) = build(&config)?;
+        passes(machine)?;
+    }
+    Ok(())
 }
 
 fn clock() -> Came {
