@@ -185,3 +185,17 @@ fn images_cut_anywhere_never_panic() {
         }
     }
 }
+
+#[test]
+fn images_changed_anywhere_in_their_headers_never_panic() {
+    for kind in [Image::Elf32, Image::Elf64, Image::Flat] {
+        let whole = image(kind);
+        for offset in (0..whole.len().min(0x80)).chain(0x200..whole.len().min(0x20c)) {
+            for value in [0, 0x7f, 0xff] {
+                let mut changed = whole.clone();
+                changed[offset] = value;
+                let _whatever = loaded(&boot(&file(&changed), Vec::new(), ""));
+            }
+        }
+    }
+}
