@@ -1,8 +1,15 @@
 //! A machine as plain data, validated in one place.
 
-use std::path::PathBuf;
+mod boot;
+mod device;
+mod file;
+pub mod registry;
 
 use serde::{Deserialize, Serialize};
+
+pub use boot::{Boot, CpuMode, ModuleConfig};
+pub use device::{Backend, DiskConfig, FwCfgFile, PvPanicConfig};
+pub use file::ConfigFileError;
 
 /// What to build: everything that decides how a machine looks to its guest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,53 +31,28 @@ pub struct MachineConfig {
     pub ports: Vec<String>,
     /// Whether there is a virtio-console device with a console (`hvc0`).
     pub virtio_console: bool,
-}
-
-/// What a machine boots.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "kebab-case")]
-pub enum Boot {
-    /// A kernel: bzImage or ELF, told apart by content.
-    Kernel {
-        /// The file.
-        kernel: PathBuf,
-        /// The initial RAM disk.
-        initrd: Option<PathBuf>,
-        /// The kernel's command line.
-        cmdline: String,
-    },
-    /// Bare code at a physical address, for payloads.
-    Flat {
-        /// The bytes to load.
-        code: Vec<u8>,
-        /// Where they go in guest-physical memory, and where the first instruction is.
-        address: u64,
-        /// The processor mode that it starts in.
-        mode: CpuMode,
-    },
-}
-
-/// The mode a vCPU starts in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum CpuMode {
-    /// 16-bit real mode, segments based at zero but CS, whose base makes CS:0 the load address.
-    Real16,
-    /// 32-bit protected mode, flat segments, paging off.
-    Protected32,
-    /// 64-bit long mode, the first 4 GiB mapped one to one.
-    Long64,
-}
-
-/// A disk.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DiskConfig {
-    /// A raw image file or a block device.
-    pub path: PathBuf,
-    /// Whether the guest is refused to write.
-    #[serde(default)]
-    pub read_only: bool,
+    /// Where COM1 leads.
+    pub com1: Backend,
+    /// Where COM2 leads, if it is there.
+    pub com2: Backend,
+    /// Where COM3 leads, if it is there.
+    pub com3: Backend,
+    /// Where COM4 leads, if it is there.
+    pub com4: Backend,
+    /// Where the debug console at port 0xe9 leads, if it is there.
+    pub debug_console: Backend,
+    /// Where the debug console at port 0x402 leads, if it is there.
+    pub firmware_console: Backend,
+    /// What the pvpanic port does.
+    pub pvpanic: PvPanicConfig,
+    /// Whether there is CMOS with a clock. Linux asks it for the time, which costs a boot some exits.
+    pub rtc: bool,
+    /// Whether there is fw_cfg.
+    pub fw_cfg: bool,
+    /// The files that the guest finds in fw_cfg.
+    pub fw_cfg_files: Vec<FwCfgFile>,
+    /// Whether there are `pc-testdev`'s registers, which need the ports of the debug console at 0xe9.
+    pub testdev: bool,
 }
 
 /// A configuration that is no machine.
@@ -93,6 +75,23 @@ pub enum ConfigError {
     /// The names of ports.
     #[error("port name {0:?}: names are distinct, of 1 to 64 printable characters, and at most {PORTS_MAX}")]
     Port(String),
+    /// Several devices that want what one alone can have.
+    #[error("{0} and {1} both lead to {2}: only one device can")]
+    Backend(&'static str, &'static str, String),
+    /// COM1 is on every machine.
+    #[error("COM1 can't be absent: let it lead to nothing")]
+    NoCom1,
+    /// Devices at the same ports.
+    #[error("testdev and the debug console at 0xe9 are at the same ports: leave one of them out")]
+    TestdevAndDebugConsole,
+    /// Files for a device that is not there.
+    #[error("there are files for fw_cfg, which is not there")]
+    FilesWithoutFwCfg,
+    /// A file's name.
+    #[error(
+        "fw_cfg file {0:?}: names are distinct, of 1 to {FW_CFG_NAME_MAX} printable characters, and at most {FW_CFG_FILES_MAX}"
+    )]
+    FwCfgName(String),
 }
 
 /// The most vCPUs that eight bits of APIC ID leave room for, beside the I/O APIC's and the broadcast's.
@@ -103,6 +102,10 @@ pub const MEMORY_MIN: u64 = 1 << 20;
 pub const MEMORY_MAX: u64 = 4 << 40;
 /// The most disks: `vda` to `vdz`.
 pub const DISKS_MAX: usize = 26;
+/// The most files in fw_cfg, beside the machine's own.
+pub const FW_CFG_FILES_MAX: usize = 256;
+/// The longest name of a file in fw_cfg.
+pub const FW_CFG_NAME_MAX: usize = crate::device::fw_cfg::NAME_MAX;
 /// The most named ports.
 pub const PORTS_MAX: usize = 16;
 
@@ -131,9 +134,63 @@ impl MachineConfig {
                 return Err(ConfigError::Port(name.clone()));
             }
         }
+        if self.com1 == Backend::Absent {
+            return Err(ConfigError::NoCom1);
+        }
+        self.validate_backends()?;
+        if self.testdev && self.debug_console != Backend::Absent {
+            return Err(ConfigError::TestdevAndDebugConsole);
+        }
+        if !self.fw_cfg && !self.fw_cfg_files.is_empty() {
+            return Err(ConfigError::FilesWithoutFwCfg);
+        }
+        for (index, file) in self.fw_cfg_files.iter().enumerate() {
+            let name = &file.name;
+            let printable =
+                (1..=FW_CFG_NAME_MAX).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_graphic());
+            let repeated = self.fw_cfg_files.iter().take(index).any(|other| other.name == *name);
+            // Names of the machine's own.
+            let taken = name == FW_CFG_E820;
+            if !printable || repeated || taken || index >= FW_CFG_FILES_MAX {
+                return Err(ConfigError::FwCfgName(name.clone()));
+            }
+        }
+        Ok(())
+    }
+
+    /// The serial ports and debug consoles that are there, by name, in a fixed order.
+    #[must_use]
+    pub fn backends(&self) -> Vec<(&'static str, &Backend)> {
+        let all = [
+            ("COM1", &self.com1),
+            ("COM2", &self.com2),
+            ("COM3", &self.com3),
+            ("COM4", &self.com4),
+            ("debug console", &self.debug_console),
+            ("firmware console", &self.firmware_console),
+        ];
+        all.into_iter().filter(|(_, backend)| **backend != Backend::Absent).collect()
+    }
+
+    /// Two devices may share nothing and standard output, but no file, socket or caller, and one reads standard input.
+    fn validate_backends(&self) -> Result<(), ConfigError> {
+        let all = self.backends();
+        for (index, (name, backend)) in all.iter().enumerate() {
+            let shared = matches!(backend, Backend::Nothing | Backend::Pty { link: None });
+            let reads = |name: &str| name.starts_with("COM");
+            let clash = all.iter().take(index).find(|(other, its)| {
+                its == backend && !shared && (**backend != Backend::Stdio || reads(name) && reads(other))
+            });
+            if let Some((other, _)) = clash {
+                return Err(ConfigError::Backend(other, name, backend.to_string()));
+            }
+        }
         Ok(())
     }
 }
+
+/// The memory map as fw_cfg has it for firmware.
+pub(crate) const FW_CFG_E820: &str = "etc/e820";
 
 impl Default for MachineConfig {
     fn default() -> Self {
@@ -146,6 +203,17 @@ impl Default for MachineConfig {
             disks: Vec::new(),
             ports: Vec::new(),
             virtio_console: true,
+            com1: Backend::Caller,
+            com2: Backend::Absent,
+            com3: Backend::Absent,
+            com4: Backend::Absent,
+            debug_console: Backend::Nothing,
+            firmware_console: Backend::Nothing,
+            pvpanic: PvPanicConfig::Note,
+            rtc: false,
+            fw_cfg: true,
+            fw_cfg_files: Vec::new(),
+            testdev: false,
         }
     }
 }
@@ -180,6 +248,33 @@ mod tests {
                 refused(|c| c.ports = ports.into_iter().map(str::to_owned).collect()).contains("port name")
             );
         }
+    }
+
+    #[test]
+    fn devices_that_are_in_each_others_way_are_refused() {
+        let file = || Backend::File { path: "log".into() };
+        assert_eq!(
+            refused(|c| (c.com1, c.com3) = (file(), file())),
+            "COM1 and COM3 both lead to file log: only one device can"
+        );
+        assert!(refused(|c| c.com2 = Backend::Caller).contains("COM1 and COM2"));
+        assert!(refused(|c| (c.com1, c.com2) = (Backend::Stdio, Backend::Stdio)).contains("COM2"));
+        assert!(refused(|c| c.com1 = Backend::Absent).contains("COM1 can't be absent"));
+        assert!(refused(|c| c.testdev = true).contains("0xe9"));
+        let console =
+            MachineConfig { com1: Backend::Stdio, debug_console: Backend::Stdio, ..MachineConfig::default() };
+        console.validate().unwrap();
+    }
+
+    #[test]
+    fn fw_cfg_files_have_distinct_names_that_fit() {
+        let file = |name: &str| FwCfgFile { name: name.to_owned(), path: "x".into() };
+        let long = "x".repeat(56);
+        for names in [vec![""], vec!["a b"], vec!["a", "a"], vec![FW_CFG_E820], vec![&long]] {
+            let files: Vec<_> = names.iter().map(|name| file(name)).collect();
+            assert!(refused(|c| c.fw_cfg_files = files).contains("fw_cfg file"), "{names:?}");
+        }
+        assert!(refused(|c| (c.fw_cfg, c.fw_cfg_files) = (false, vec![file("a")])).contains("not there"));
     }
 
     #[test]

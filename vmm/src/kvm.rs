@@ -2,15 +2,15 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use kvm_bindings::{
-    KVM_API_VERSION, KVM_MAX_CPUID_ENTRIES, KVM_PIT_SPEAKER_DUMMY, kvm_pit_config,
+    KVM_API_VERSION, KVM_MAX_CPUID_ENTRIES, KVM_MEM_READONLY, KVM_PIT_SPEAKER_DUMMY, kvm_pit_config,
     kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Cap, IoEventAddress, Kvm, VcpuFd, VmFd};
-use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
+use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion, MmapRegion, VolatileMemory};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::layout::{IDENTITY_MAP_ADDRESS, TSS_ADDRESS};
@@ -134,6 +134,8 @@ pub(crate) struct Vm {
     memory: GuestMemory,
     /// Whether there are zones whose writes are coalesced.
     coalesces: AtomicBool,
+    /// The ROMs, each in the slot behind RAM's, likewise.
+    roms: Mutex<Vec<MmapRegion>>,
 }
 
 impl Vm {
@@ -170,7 +172,7 @@ impl Vm {
             unsafe { fd.set_user_memory_region(slot) }
                 .map_err(KvmError::refused("KVM_SET_USER_MEMORY_REGION"))?;
         }
-        Ok(Arc::new(Self { fd, memory, coalesces: AtomicBool::new(false) }))
+        Ok(Arc::new(Self { fd, memory, coalesces: AtomicBool::new(false), roms: Mutex::default() }))
     }
 
     /// The memory that the slots point at.
@@ -210,6 +212,33 @@ impl Vm {
     /// Whether there are zones whose writes are coalesced.
     pub(crate) fn coalesces(&self) -> bool {
         self.coalesces.load(Ordering::Relaxed)
+    }
+
+    /// Puts a copy of `bytes` at `base`, where nothing else is. What the guest writes there comes out as MMIO.
+    pub(crate) fn add_rom(&self, base: u64, bytes: &[u8]) -> Result<(), KvmError> {
+        let no_room = |error: io::Error| KvmError::Refused { step: "a ROM", source: error };
+        let region = MmapRegion::new(bytes.len()).map_err(|error| no_room(io::Error::other(error)))?;
+        region.as_volatile_slice().copy_from(bytes);
+        let mut roms = self.roms.lock().unwrap_or_else(PoisonError::into_inner);
+        let slot = u32::try_from(self.memory.num_regions() + roms.len()).unwrap_or(u32::MAX);
+        let slot = kvm_userspace_memory_region {
+            slot,
+            flags: KVM_MEM_READONLY,
+            guest_phys_addr: base,
+            memory_size: u64::try_from(bytes.len()).unwrap_or(u64::MAX),
+            userspace_addr: u64::try_from(region.as_ptr().addr()).unwrap_or(u64::MAX),
+        };
+        // SAFETY: the slot is a mapping that is kept beside the VM for as long as the VM lives.
+        #[allow(unsafe_code)]
+        unsafe { self.fd.set_user_memory_region(slot) }
+            .map_err(KvmError::refused("KVM_SET_USER_MEMORY_REGION"))?;
+        roms.push(region);
+        Ok(())
+    }
+
+    /// Raises or lowers the interrupt controllers' pin `gsi`.
+    pub(crate) fn set_line(&self, gsi: u32, high: bool) -> Result<(), KvmError> {
+        self.fd.set_irq_line(gsi, high).map_err(KvmError::refused("KVM_IRQ_LINE"))
     }
 
     /// Has KVM count `event` when the guest writes the four bytes `value` at `address`, with no exit.

@@ -21,6 +21,10 @@ pub const LAPIC: u64 = 0xfee0_0000;
 pub const GDT: u64 = 0x500;
 /// The `hvm_start_info` of a PVH entry; its memory map and module list follow within the page.
 pub const PVH_START_INFO: u64 = 0x6000;
+/// The information that a multiboot kernel gets, with its memory map, modules and strings behind it.
+pub const MULTIBOOT_INFO: u64 = 0x6000;
+/// The end of the room for it: such a kernel has neither a zero page nor page tables.
+pub const MULTIBOOT_INFO_END: u64 = 0xf000;
 /// The boot parameters ("zero page") of the 64-bit boot protocol.
 pub const ZERO_PAGE: u64 = 0x7000;
 /// Initial page tables: PML4, PDPT, and page directories that map the first 4 GiB one to one.

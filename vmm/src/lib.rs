@@ -11,6 +11,8 @@ mod chain;
 pub mod config;
 pub mod device;
 pub mod dump;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod irq;
 pub mod kvm;
 pub mod layout;

@@ -24,6 +24,8 @@ pub enum Outcome {
         /// Which vCPU.
         cpu: u32,
     },
+    /// The guest said at the pvpanic port that it panicked, on a machine that ends by it.
+    Panicked,
     /// Every vCPU halted with interrupts off: nothing but an NMI could wake the machine.
     Halted,
     /// The host ended the machine (a timeout, a signal, the end of a test).

@@ -110,9 +110,11 @@ fn ci_with_a_step_that_fails_runs_the_others_and_ends_in_failure() {
 #[test]
 fn ci_full_without_what_fuzzing_takes_says_so_and_fails() {
     let (tree, mut ci) = tree_with_cargo("exit 0");
-    let targets = tree.path().join("rootfs/fuzz/fuzz_targets");
-    fs::create_dir_all(&targets).unwrap();
-    fs::write(targets.join("reader.rs"), "").unwrap();
+    for (name, target) in [("rootfs", "reader.rs"), ("vmm", "loader.rs")] {
+        let targets = tree.path().join(name).join("fuzz/fuzz_targets");
+        fs::create_dir_all(&targets).unwrap();
+        fs::write(targets.join(target), "").unwrap();
+    }
     // Made by another process: one that is just being started beside us may have a file of ours open for writing.
     let script =
         "mkdir -p tests/bisect && echo '#!/bin/sh' > tests/bisect/run.sh && chmod +x tests/bisect/run.sh";
@@ -120,10 +122,10 @@ fn ci_full_without_what_fuzzing_takes_says_so_and_fails() {
     let output = ci.arg("--full").env("PATH", "/nonexistent").output().unwrap();
     let said = String::from_utf8(output.stdout).unwrap();
     assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains("== fuzz reader"), "{said}");
-    assert_eq!(said.lines().last(), Some("0 passed, 1 failed, 0 skipped"));
+    assert!(said.contains("== fuzz rootfs reader") && said.contains("== fuzz vmm loader"), "{said}");
+    assert_eq!(said.lines().last(), Some("0 passed, 2 failed, 0 skipped"));
     let lines = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(lines.lines().count(), 1, "{lines}");
+    assert_eq!(lines.lines().count(), 2, "{lines}");
     assert!(lines.contains("rustup toolchain install nightly"), "{lines}");
 }
 

@@ -2,8 +2,18 @@
 //!
 //! They fetch what they need and take seconds each, so `cargo test` leaves them out and `cargo xtask ci` runs them.
 
-use std::io::Write;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use kiln::rootfs::cache::{Cache, Key};
+use kiln::rootfs::distro::{self, Apt};
+use kiln::rootfs::progress::Silent;
+use kiln::vmm::config::{Backend, Boot, MachineConfig};
+use kiln::vmm::level::Level;
+use kiln::vmm::machine::{Machine, MachineIo};
 
 /// Runs kiln with `input` on its standard input; nothing of it comes from a terminal.
 fn kiln(arguments: &[&str], input: &str) -> Output {
@@ -115,4 +125,76 @@ fn dynamic_program_of_the_host_runs_in_a_guest() {
         "{}",
         text(&output.stderr)
     );
+}
+
+/// SeaBIOS from its package, in the cache for the next time.
+fn seabios() -> PathBuf {
+    let cache = Cache::open(None).unwrap();
+    let key = Key::named(&distro::name());
+    let mend = "there is no SeaBIOS to try without apt";
+    let entry = cache
+        .entry("seabios", &key, |dir| Apt::open(&cache, "SeaBIOS", mend, &Silent)?.unpack(&["seabios"], dir));
+    entry.unwrap().join("usr/share/seabios")
+}
+
+/// Starts `image` at the reset vector, and reads what it says on its console up to the line that begins with `last`.
+fn firmware_says(image: &Path, last: &str) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("console");
+    let config = MachineConfig {
+        memory: 64 << 20,
+        boot: Boot::Firmware { image: image.to_owned() },
+        rtc: true,
+        com1: Backend::Nothing,
+        debug_console: Backend::Absent,
+        firmware_console: Backend::Pty { link: Some(path.clone()) },
+        ..MachineConfig::default()
+    };
+    let ends = MachineIo { serial: Box::new(std::io::sink()), console: None, ports: Vec::new() };
+    let machine = Machine::new(&config, ends).unwrap();
+    let console = BufReader::new(File::open(path).unwrap());
+    let running = machine.start().unwrap();
+    let stopper = running.stopper();
+    let last = last.to_owned();
+    let reader = std::thread::spawn(move || {
+        let mut said = String::new();
+        for line in console.lines() {
+            // The end of the machine ends its terminal.
+            let Ok(line) = line else { break };
+            said.push_str(&line);
+            said.push('\n');
+            if line.starts_with(&last) {
+                break;
+            }
+        }
+        stopper.stop();
+        said
+    });
+    let _stopped = running.wait(Some(Instant::now() + Duration::from_secs(120)));
+    reader.join().unwrap()
+}
+
+#[test]
+#[ignore = "fetches SeaBIOS: `cargo xtask ci` runs it"]
+fn seabios_comes_up_from_the_reset_vector_and_finds_its_machine() {
+    if let Level::None { reason } = kiln::gate::host_level() {
+        // Past the test harness, which keeps to itself what a test that passes prints.
+        writeln!(std::io::stderr(), "SeaBIOS was not started: {reason}").unwrap();
+        return;
+    }
+    let folder = seabios();
+    for image in ["bios.bin", "bios-256k.bin"] {
+        let said = firmware_says(&folder.join(image), "No bootable device.");
+        assert!(said.starts_with("SeaBIOS (version "), "{image}: {said}");
+        for line in [
+            "Found QEMU fw_cfg",
+            "QEMU fw_cfg DMA interface supported",
+            "qemu/e820: addr 0x0000000000000000 len 0x0000000004000000 [RAM]",
+            "Found 1 cpu(s) max supported 1 cpu(s)",
+            "Found 1 serial ports",
+        ] {
+            assert!(said.contains(line), "{image}: {line} is not in: {said}");
+        }
+        assert!(said.contains("No bootable device."), "{image}: {said}");
+    }
 }

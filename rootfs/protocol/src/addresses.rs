@@ -4,6 +4,36 @@
 pub const COM1: u16 = 0x3f8;
 /// COM1's interrupt.
 pub const COM1_GSI: u32 = 4;
+/// COM1 to COM4.
+pub const COM: [u16; 4] = [COM1, 0x2f8, 0x3e8, 0x2e8];
+/// The interrupts of COM1 to COM4.
+pub const COM_GSIS: [u32; 4] = [COM1_GSI, 3, COM1_GSI, 3];
+/// The index port of CMOS and real-time clock, with the NMI mask in bit 7; the data port is the next.
+pub const RTC: u16 = 0x70;
+/// A debug console: each byte written is text; reads give [`DEBUG_CONSOLE_ANSWER`].
+pub const DEBUG_CONSOLE: u16 = 0xe9;
+/// The debug console that firmware uses.
+pub const FIRMWARE_CONSOLE: u16 = 0x402;
+/// What a debug console reads.
+pub const DEBUG_CONSOLE_ANSWER: u8 = 0xe9;
+/// pvpanic: bit 0 written means that the guest panicked, bit 1 that its crash kernel runs.
+pub const PVPANIC: u16 = 0x505;
+/// fw_cfg: the selector, the data port next to it, the DMA's eight ports from four on.
+pub const FW_CFG: u16 = 0x510;
+/// How many ports fw_cfg has.
+pub const FW_CFG_SIZE: u16 = 12;
+/// pc-testdev: four ports that keep what was written, four that take a page to forget, the first four byte by byte.
+pub const TESTDEV: u16 = 0xe0;
+/// How many ports that is. One of them is the debug console's: a machine has either.
+pub const TESTDEV_SIZE: u16 = 12;
+/// pc-testdev: a port for each interrupt line, of which a byte is the level.
+pub const TESTDEV_IRQ: u16 = 0x2000;
+/// How many interrupt lines it has.
+pub const TESTDEV_IRQ_SIZE: u16 = 24;
+/// pc-testdev: memory behind MMIO.
+pub const TESTDEV_MMIO: u64 = 0xff00_0000;
+/// The size of that memory in bytes.
+pub const TESTDEV_MMIO_SIZE: u64 = 0x1_0000;
 /// The debug-exit port: writing `v` ends the machine with status `2v+1`; `v` = 0 means passed.
 pub const DEBUG_EXIT: u16 = 0xf4;
 /// The POST port: a byte that says how far something came.

@@ -16,18 +16,21 @@ use acpi_tables::{Aml, AmlSink};
 use vm_memory::{Bytes, GuestAddress};
 
 use super::BootError;
+use crate::config::{Backend, MachineConfig, PvPanicConfig};
 use crate::device::power::SLEEP_TYPE_S5;
 use crate::layout::{
-    ACPI, ACPI_END, ACPI_RESET, ACPI_RESET_VALUE, ACPI_SLEEP, COM1, COM1_GSI, IOAPIC, LAPIC,
-    VIRTIO_MMIO_SIZE, virtio_mmio_address, virtio_mmio_gsi,
+    ACPI, ACPI_END, ACPI_RESET, ACPI_RESET_VALUE, ACPI_SLEEP, COM, COM_GSIS, FW_CFG, FW_CFG_SIZE, IOAPIC,
+    LAPIC, PVPANIC, RTC, VIRTIO_MMIO_SIZE, virtio_mmio_address, virtio_mmio_gsi,
 };
 use crate::memory::GuestMemory;
 
 const OEM: [u8; 6] = *b"KILN  ";
 const OEM_TABLE: [u8; 8] = *b"KILNTEST";
-/// `IAPC_BOOT_ARCH` (table 5.11): no VGA, no RTC of a PC. Its bit for an i8042 is left out: there is one for
-/// resets alone, which a kernel must not probe.
-const BOOT_ARCH: u16 = 1 << 2 | 1 << 5;
+/// `IAPC_BOOT_ARCH` (table 5.11): no VGA. Its bit for an i8042 is left out: there is one for resets alone, which a
+/// kernel must not probe.
+const NO_VGA: u16 = 1 << 2;
+/// `IAPC_BOOT_ARCH`: no RTC of a PC.
+const NO_RTC: u16 = 1 << 5;
 /// Where the tables begin behind the RSDP.
 const TABLES: u64 = ACPI + 0x40;
 
@@ -47,8 +50,8 @@ fn bytes(of: &dyn Aml) -> Vec<u8> {
     sink.0
 }
 
-/// Writes the tables of a machine with `cpus` vCPUs and `virtio` virtio-mmio devices; returns where the RSDP is.
-pub(super) fn write(memory: &GuestMemory, cpus: u32, virtio: usize) -> Result<u64, BootError> {
+/// Writes the tables of a machine with `virtio` virtio-mmio devices; returns where the RSDP is.
+pub(super) fn write(memory: &GuestMemory, config: &MachineConfig, virtio: usize) -> Result<u64, BootError> {
     let mut next = TABLES;
     let mut place = |table: &[u8]| {
         let address = next;
@@ -59,9 +62,9 @@ pub(super) fn write(memory: &GuestMemory, cpus: u32, virtio: usize) -> Result<u6
         next = end.next_multiple_of(16);
         Ok(address)
     };
-    let dsdt = place(dsdt(virtio).as_slice())?;
-    let fadt = place(&fadt(dsdt))?;
-    let madt = place(&madt(cpus))?;
+    let dsdt = place(dsdt(config, virtio).as_slice())?;
+    let fadt = place(&fadt(dsdt, config.rtc))?;
+    let madt = place(&madt(config.cpus))?;
     let mut xsdt = XSDT::new(OEM, OEM_TABLE, 1);
     xsdt.add_entry(fadt);
     xsdt.add_entry(madt);
@@ -72,7 +75,7 @@ pub(super) fn write(memory: &GuestMemory, cpus: u32, virtio: usize) -> Result<u6
     Ok(ACPI)
 }
 
-fn fadt(dsdt: u64) -> Vec<u8> {
+fn fadt(dsdt: u64, rtc: bool) -> Vec<u8> {
     let port =
         |address: u16| GAS::new(AddressSpace::SystemIo, 8, 0, AccessSize::ByteAccess, u64::from(address));
     let mut fadt = FADTBuilder::new(OEM, OEM_TABLE, 1)
@@ -82,7 +85,8 @@ fn fadt(dsdt: u64) -> Vec<u8> {
         .flag(Flags::Headless)
         .flag(Flags::PwrButton)
         .flag(Flags::SlpButton);
-    fadt.iapc_boot_arch = BOOT_ARCH.into();
+    let no_rtc = if rtc { 0 } else { NO_RTC };
+    fadt.iapc_boot_arch = (NO_VGA | no_rtc).into();
     fadt.reset_reg = port(ACPI_RESET);
     fadt.reset_value = ACPI_RESET_VALUE;
     fadt.sleep_control_reg = port(ACPI_SLEEP);
@@ -101,16 +105,40 @@ fn madt(cpus: u32) -> Vec<u8> {
     bytes(&madt)
 }
 
-/// The namespace: soft off, COM1, and each virtio-mmio device as what Linux's driver matches (`LNRO0005`).
-fn dsdt(virtio: usize) -> Vec<u8> {
+/// A device on ports of its own, by what a driver matches.
+fn on_ports(name: &str, hid: &dyn Aml, (port, size): (u16, u8), gsi: Option<u32>) -> Vec<u8> {
+    let hid = Name::new("_HID".into(), hid);
+    let ports = IO::new(port, port, 1, size);
+    let line = gsi.map(interrupt);
+    let mut resources: Vec<&dyn Aml> = vec![&ports];
+    resources.extend(line.as_ref().map(|line| line as &dyn Aml));
+    let crs = Name::new("_CRS".into(), &ResourceTemplate::new(resources));
+    let device = Device::new(Path::new(name), vec![&hid, &crs]);
+    bytes(&Scope::new("_SB_".into(), vec![&device]))
+}
+
+/// The namespace: soft off, the devices on ports, and each virtio-mmio device as what Linux's driver matches
+/// (`LNRO0005`).
+fn dsdt(config: &MachineConfig, virtio: usize) -> Vec<u8> {
     let s5 = Package::new(vec![&SLEEP_TYPE_S5, &0u8, &0u8, &0u8]);
     let mut aml = bytes(&Name::new("_S5_".into(), &s5));
-    let hid = Name::new("_HID".into(), &EISAName::new("PNP0501"));
-    let ports = IO::new(COM1, COM1, 1, 8);
-    let line = interrupt(COM1_GSI);
-    let crs = Name::new("_CRS".into(), &ResourceTemplate::new(vec![&ports, &line]));
-    let com1 = Device::new("COM1".into(), vec![&hid, &crs]);
-    aml.extend(bytes(&Scope::new("_SB_".into(), vec![&com1])));
+    let others = [&config.com2, &config.com3, &config.com4].map(|backend| *backend != Backend::Absent);
+    let there = [true].into_iter().chain(others);
+    for (index, ((port, gsi), there)) in (1..).zip(COM.into_iter().zip(COM_GSIS).zip(there)) {
+        if !there {
+            continue;
+        }
+        aml.extend(on_ports(&format!("COM{index}"), &EISAName::new("PNP0501"), (port, 8), Some(gsi)));
+    }
+    if config.rtc {
+        aml.extend(on_ports("RTC_", &EISAName::new("PNP0B00"), (RTC, 2), None));
+    }
+    if config.pvpanic != PvPanicConfig::Off {
+        aml.extend(on_ports("PEVT", &"QEMU0001", (PVPANIC, 1), None));
+    }
+    if config.fw_cfg {
+        aml.extend(on_ports("FWCF", &"QEMU0002", (FW_CFG, u8::try_from(FW_CFG_SIZE).unwrap_or(0)), None));
+    }
     for index in 0..virtio {
         let hid = Name::new("_HID".into(), &"LNRO0005");
         let uid = Name::new("_UID".into(), &index);
@@ -156,7 +184,8 @@ mod tests {
     #[test]
     fn tables_are_found_from_the_rsdp_and_their_checksums_hold() {
         let memory = memory::allocate(2 << 20).unwrap();
-        let rsdp = write(&memory, 3, 2).unwrap();
+        let config = MachineConfig { cpus: 3, ..MachineConfig::default() };
+        let rsdp = write(&memory, &config, 2).unwrap();
         let mut bytes = [0; 36];
         memory.read_slice(&mut bytes, GuestAddress(rsdp)).unwrap();
         assert_eq!(&bytes[..8], b"RSD PTR ");
@@ -176,6 +205,25 @@ mod tests {
     #[test]
     fn tables_of_the_largest_machine_fit() {
         let memory = memory::allocate(2 << 20).unwrap();
-        write(&memory, 254, crate::layout::VIRTIO_MMIO_MAX).unwrap();
+        let config = MachineConfig {
+            cpus: 254,
+            com2: Backend::Nothing,
+            com3: Backend::Nothing,
+            com4: Backend::Nothing,
+            rtc: true,
+            ..MachineConfig::default()
+        };
+        write(&memory, &config, crate::layout::VIRTIO_MMIO_MAX).unwrap();
+    }
+
+    #[test]
+    fn clock_is_said_to_be_there_only_where_it_is() {
+        for (rtc, boot_arch) in [(false, NO_VGA | NO_RTC), (true, NO_VGA)] {
+            let fadt = fadt(0, rtc);
+            assert_eq!(fadt.get(109..111), Some(&boot_arch.to_le_bytes()[..]));
+            let config = MachineConfig { rtc, ..MachineConfig::default() };
+            let node = dsdt(&config, 0).windows(4).any(|name| name == b"RTC_");
+            assert_eq!(node, rtc);
+        }
     }
 }

@@ -26,8 +26,8 @@ pub enum BootError {
         #[source]
         source: io::Error,
     },
-    /// The file is neither a bzImage nor an ELF.
-    #[error("{0} is no kernel: neither a bzImage nor an ELF vmlinux")]
+    /// The file is nothing that is booted.
+    #[error("{0} is no kernel: neither a bzImage nor an ELF vmlinux nor a multiboot image")]
     NoKernel(PathBuf),
     /// The file is a kernel for another machine.
     #[error("{path} is no kernel for x86-64: {what}")]
@@ -44,6 +44,40 @@ pub enum BootError {
         path: PathBuf,
         /// What does not fit.
         what: String,
+    },
+    /// The kernel asks for something that the machine does not have.
+    #[error("kernel {path} can't be booted: {what}")]
+    Unsupported {
+        /// The file.
+        path: PathBuf,
+        /// What it asks for.
+        what: String,
+    },
+    /// A file is of another kind than the boot it is named for.
+    #[error("{path} is no multiboot kernel: there is no multiboot header in its first 8 KiB")]
+    NoMultiboot {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A file that can't be the machine's firmware.
+    #[error("firmware {path} can't be used: {what}")]
+    Firmware {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// A multiboot module does not fit behind the kernel.
+    #[error(
+        "module {path} of {size} MiB does not fit behind the kernel in {has} MiB of RAM: give the machine more memory"
+    )]
+    ModuleTooLarge {
+        /// The file.
+        path: PathBuf,
+        /// Its size in MiB, rounded up.
+        size: u64,
+        /// The machine's RAM below the hole, in MiB.
+        has: u64,
     },
     /// The kernel's memory is not all there.
     #[error("kernel {path} needs RAM up to {needs} MiB, and the machine has {has} MiB: give it more memory")]

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use super::BootError;
 use super::bzimage::BzImage;
+use super::multiboot::{self, Header};
 
 /// More than any kernel image there is: what is read into memory is bounded.
 const IMAGE_MAX: u64 = 1 << 30;
@@ -13,6 +14,7 @@ const IMAGE_MAX: u64 = 1 << 30;
 /// A kernel, told by content.
 pub(super) enum KernelFile {
     Elf(File),
+    Multiboot(File, Header),
     BzImage(BzImage),
 }
 
@@ -24,6 +26,9 @@ impl KernelFile {
         let mut magic = Vec::new();
         Read::by_ref(&mut file).take(4).read_to_end(&mut magic).map_err(read)?;
         file.rewind().map_err(read)?;
+        if let Some(header) = multiboot::find(&file).map_err(read)? {
+            return Ok(Self::Multiboot(file, header));
+        }
         if magic == b"\x7fELF" {
             return Ok(Self::Elf(file));
         }

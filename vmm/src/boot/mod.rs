@@ -9,18 +9,22 @@ mod decompress;
 mod elf;
 mod error;
 mod file;
+pub(crate) mod firmware;
 mod flat;
 mod kept;
+mod multiboot;
+mod multiboot_info;
 mod params;
 mod slim;
 mod tables;
 
-use std::path::Path;
+use std::fs::File;
+use std::path::{Path, PathBuf};
 
 pub use error::BootError;
 pub use kept::vmlinux_of;
 
-use crate::config::{Boot, MachineConfig};
+use crate::config::{Boot, MachineConfig, ModuleConfig};
 use crate::memory::GuestMemory;
 use crate::vcpu::EntryState;
 use file::KernelFile;
@@ -57,11 +61,30 @@ pub fn load(
 ) -> Result<EntryState, BootError> {
     let (kernel, initrd, cmdline) = match &config.boot {
         Boot::Flat { code, address, mode } => return flat::load(memory, code, *address, *mode),
+        Boot::Firmware { image } => {
+            firmware::shadow(memory, &firmware::read(image)?)?;
+            return Ok(EntryState::Reset);
+        }
         Boot::Kernel { kernel, initrd, cmdline } => (kernel, initrd, cmdline),
+        Boot::Multiboot { kernel, modules, cmdline } => {
+            let KernelFile::Multiboot(file, header) = KernelFile::open(kernel)? else {
+                return Err(BootError::NoMultiboot { path: kernel.clone() });
+            };
+            acpi::write(memory, config, virtio_devices)?;
+            return load_multiboot(memory, kernel, (file, header), (cmdline, modules));
+        }
     };
-    let rsdp = acpi::write(memory, config.cpus, virtio_devices)?;
+    let rsdp = acpi::write(memory, config, virtio_devices)?;
+    let file = match KernelFile::open(kernel)? {
+        KernelFile::Multiboot(file, header) => {
+            let module = |path: &PathBuf| ModuleConfig { path: path.clone(), string: None };
+            let modules: Vec<_> = initrd.iter().map(module).collect();
+            return load_multiboot(memory, kernel, (file, header), (cmdline, &modules));
+        }
+        file => file,
+    };
     params::write_cmdline(memory, cmdline)?;
-    let loaded = load_kernel(memory, kernel)?;
+    let loaded = load_kernel(memory, kernel, file)?;
     let initrd = initrd.as_ref().map(|path| params::load_initrd(memory, path, &loaded)).transpose()?;
     match loaded.by {
         Protocol::Pvh { entry } => {
@@ -83,8 +106,37 @@ pub fn load(
     }
 }
 
-fn load_kernel(memory: &GuestMemory, path: &Path) -> Result<Loaded, BootError> {
-    match KernelFile::open(path)? {
+/// Whether the kernel at `path` is a multiboot image.
+///
+/// # Errors
+/// It can't be read.
+pub fn is_multiboot(path: &Path) -> Result<bool, BootError> {
+    let file = file::open(path, "kernel")?;
+    let found = multiboot::find(&file);
+    let read = |source| BootError::Read { what: "kernel", path: path.to_owned(), source };
+    Ok(found.map_err(read)?.is_some())
+}
+
+fn load_multiboot(
+    memory: &GuestMemory,
+    path: &Path,
+    (mut file, header): (File, multiboot::Header),
+    (cmdline, modules): (&str, &[ModuleConfig]),
+) -> Result<EntryState, BootError> {
+    // The first word is the kernel's name, as every loader has it.
+    let name = multiboot_info::file_name(path);
+    let cmdline = if cmdline.is_empty() { name } else { format!("{name} {cmdline}") };
+    params::write_cmdline(memory, &cmdline)?;
+    let loaded = multiboot::load(memory, path, &mut file, header)?;
+    let info = multiboot_info::write(memory, loaded.end, modules)?;
+    tables::write_gdt(memory, false)?;
+    Ok(EntryState::Multiboot { address: loaded.entry, info })
+}
+
+fn load_kernel(memory: &GuestMemory, path: &Path, file: KernelFile) -> Result<Loaded, BootError> {
+    match file {
+        // It is entered in another way, before it comes here.
+        KernelFile::Multiboot(..) => Err(BootError::NoKernel(path.to_owned())),
         KernelFile::Elf(mut file) => elf::load(memory, path, &mut file),
         KernelFile::BzImage(image) => match image.vmlinux() {
             Some(Ok(vmlinux)) => {

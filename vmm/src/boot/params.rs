@@ -29,7 +29,7 @@ pub(super) struct Initrd {
 }
 
 /// The memory map: address, size, kind.
-fn memory_map(memory: &GuestMemory) -> Vec<(u64, u64, u32)> {
+pub(super) fn memory_map(memory: &GuestMemory) -> Vec<(u64, u64, u32)> {
     let low = end_of_low(memory);
     let mut map = vec![
         (0, EBDA, RAM),

@@ -1,4 +1,5 @@
-//! The devices that are not virtio: UART, i8042, power, debug-exit, POST and probe.
+//! The devices that are not virtio: UART, clock, i8042, power, fw_cfg, the debug ports, pvpanic, pc-testdev's registers
+//! and the probe.
 //!
 //! Each is a [`crate::bus::BusDevice`] that knows offsets into its range, never its address, and reaches the
 //! rest of the machine only through what it was made with: an interrupt line, guest memory, a writer, or the
@@ -6,11 +7,16 @@
 //! machine's.
 
 mod bytes;
+pub mod debug_console;
 pub mod debug_exit;
+pub mod fw_cfg;
 pub mod i8042;
 pub mod post;
 pub mod power;
 pub mod probe;
+pub mod pvpanic;
+pub mod rtc;
+pub mod testdev;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]

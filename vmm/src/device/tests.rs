@@ -4,6 +4,11 @@ use std::sync::Arc;
 
 use vm_memory::GuestAddress;
 
+use super::debug_console::DebugConsole;
+use super::fw_cfg::{Facts, File, FwCfg};
+use super::pvpanic::{PanicNotice, PvPanic};
+use super::rtc::{NmiMask, Rtc};
+use super::testdev::{Lines, TestLines, TestMemory, TestPorts};
 use super::testing::{Edges, Writes, power_switch};
 use super::{debug_exit::DebugExit, i8042::I8042, post::Post, power::AcpiPower, probe::Probe, uart::Uart};
 use crate::bus::BusDevice;
@@ -12,13 +17,26 @@ use crate::memory::GuestMemory;
 fn devices() -> Vec<Box<dyn BusDevice>> {
     let (power, _ended) = power_switch();
     let memory = GuestMemory::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap();
-    let probe = Probe::new(memory, Arc::new(Edges::default()));
+    struct NoPins;
+    impl Lines for NoPins {
+        fn set(&self, _gsi: u32, _high: bool) {}
+    }
+    let file = File { name: "opt/x".to_owned(), content: vec![1; 9] };
+    let facts = Facts { cpus: 1, memory: 1 << 20 };
+    let probe = Probe::new(memory.clone(), Arc::new(Edges::default()));
     vec![
         Box::new(Uart::new(Arc::new(Edges::default()), Box::new(Writes::default()))),
         Box::new(I8042::new(power.clone())),
         Box::new(AcpiPower::new(power.clone())),
         Box::new(DebugExit::new(power)),
         Box::new(Post::new()),
+        Box::new(DebugConsole::new(Box::new(Writes::default()))),
+        Box::new(PvPanic::new(PanicNotice::default(), None)),
+        Box::new(Rtc::new((1 << 20, 0), NmiMask::default())),
+        Box::new(FwCfg::new(facts, vec![file], memory.clone())),
+        Box::new(TestPorts::new(memory)),
+        Box::new(TestLines::new(Arc::new(NoPins))),
+        Box::new(TestMemory::new()),
         Box::new(probe.pio()),
         Box::new(probe.mmio()),
     ]

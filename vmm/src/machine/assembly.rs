@@ -6,23 +6,30 @@ use std::sync::{Arc, Mutex};
 use kiln_protocol::probe::{STREAM, STREAM_SIZE};
 use kvm_ioctls::IoEventAddress;
 
+use super::backend::{BackendError, Backends, Connected};
 use super::outlet::outlet;
 use super::{ConsoleEnd, Machine, MachineError, MachineIo};
 use crate::block::RawDisk;
 use crate::bus::{Bus, BusDevice};
-use crate::config::MachineConfig;
+use crate::config::{Backend, Boot, FW_CFG_E820, FwCfgFile, MachineConfig, PvPanicConfig};
+use crate::device::debug_console::DebugConsole;
 use crate::device::debug_exit::DebugExit;
+use crate::device::fw_cfg::{Facts, File, FwCfg};
 use crate::device::i8042::I8042;
 use crate::device::post::Post;
 use crate::device::power::AcpiPower;
 use crate::device::probe::Probe;
+use crate::device::pvpanic::{PanicNotice, PvPanic};
+use crate::device::rtc::{NmiMask, Rtc};
+use crate::device::testdev::{Lines, TestLines, TestMemory, TestPorts};
 use crate::device::uart::Uart;
 use crate::irq::{Interrupt, Irqfd, Unconnected};
 use crate::kvm::{self, KvmError, Vm};
 use crate::layout::{
-    ACPI_SLEEP, COM1, COM1_GSI, DEBUG_EXIT, I8042 as I8042_PORT, POST, PROBE_GSI, PROBE_MMIO,
-    PROBE_MMIO_SIZE, PROBE_PIO, PROBE_PIO_SIZE, PROBE_STREAM_PIO, PROBE_STREAM_PIO_SIZE, VIRTIO_MMIO_SIZE,
-    virtio_mmio_address, virtio_mmio_gsi,
+    ACPI_SLEEP, COM, COM_GSIS, DEBUG_CONSOLE, DEBUG_EXIT, FIRMWARE_CONSOLE, FW_CFG, FW_CFG_SIZE,
+    I8042 as I8042_PORT, POST, PROBE_GSI, PROBE_MMIO, PROBE_MMIO_SIZE, PROBE_PIO, PROBE_PIO_SIZE,
+    PROBE_STREAM_PIO, PROBE_STREAM_PIO_SIZE, PVPANIC, RTC, TESTDEV, TESTDEV_IRQ, TESTDEV_IRQ_SIZE,
+    TESTDEV_MMIO, TESTDEV_MMIO_SIZE, TESTDEV_SIZE, VIRTIO_MMIO_SIZE, virtio_mmio_address, virtio_mmio_gsi,
 };
 use crate::memory::{self, GuestMemory};
 use crate::outcome::PowerSwitch;
@@ -46,12 +53,11 @@ pub(super) fn assemble(node: &Path, config: &MachineConfig, io: MachineIo) -> Re
     let memory = memory::allocate(config.memory)
         .map_err(|source| MachineError::Memory { mib: config.memory >> 20, source })?;
     let power = PowerSwitch::new();
-    let (serial, drain) = outlet("serial", io.serial, power.clone()).map_err(MachineError::Io)?;
-    let mut drains = vec![drain];
+    let mut backends = Backends::new(power.clone(), io.serial);
     let console = match io.console {
         Some(ConsoleEnd { input, output }) => {
             let (output, drain) = outlet("console", output, power.clone()).map_err(MachineError::Io)?;
-            drains.push(drain);
+            backends.drains.push(drain);
             Some(ConsoleEnd { input, output: Box::new(output) })
         }
         None => None,
@@ -60,13 +66,37 @@ pub(super) fn assemble(node: &Path, config: &MachineConfig, io: MachineIo) -> Re
     let entry = crate::boot::load(&memory, config, devices.len())?;
 
     let vm = Vm::new(&kvm, memory.clone(), config.irqchip)?;
+    if let Boot::Firmware { image } = &config.boot {
+        let rom = crate::boot::firmware::read(image)?;
+        vm.add_rom(rom.base, &rom.bytes)?;
+    }
     let mut wiring = Wiring { vm: &vm, irqchip: config.irqchip, pio: Bus::new(), mmio: Bus::new() };
-    let uart = Arc::new(Mutex::new(Uart::new(wiring.line(COM1_GSI)?, Box::new(serial))));
-    wiring.pio.insert("COM1", (COM1.into(), 8), uart.clone())?;
+    let uart = wiring.serial(0, &config.com1, &mut backends)?;
+    for (index, backend) in (1..).zip([&config.com2, &config.com3, &config.com4]) {
+        if *backend != Backend::Absent {
+            wiring.serial(index, backend, &mut backends)?;
+        }
+    }
     wiring.pio("i8042", I8042_PORT, 5, I8042::new(power.clone()))?;
     wiring.pio("ACPI power", ACPI_SLEEP, 3, AcpiPower::new(power.clone()))?;
     wiring.pio("debug-exit", DEBUG_EXIT, 4, DebugExit::new(power.clone()))?;
     wiring.pio("POST", POST, 1, Post::new())?;
+    let (panic_notice, nmi_mask) = (PanicNotice::default(), NmiMask::default());
+    wiring.consoles(config, &mut backends)?;
+    let ends = (config.pvpanic == PvPanicConfig::End).then(|| power.clone());
+    if config.pvpanic != PvPanicConfig::Off {
+        wiring.pio("pvpanic", PVPANIC, 1, PvPanic::new(panic_notice.clone(), ends))?;
+    }
+    if config.rtc {
+        let low = memory::end_of_low(&memory);
+        wiring.pio("RTC", RTC, 2, Rtc::new((low, config.memory - low), nmi_mask.clone()))?;
+    }
+    if config.fw_cfg {
+        wiring.pio("fw_cfg", FW_CFG, FW_CFG_SIZE, fw_cfg(config, &memory)?)?;
+    }
+    if config.testdev {
+        wiring.testdev(&memory)?;
+    }
     if config.probe {
         let probe = Probe::new(memory.clone(), wiring.line(PROBE_GSI)?);
         wiring.pio("probe", PROBE_PIO, PROBE_PIO_SIZE, probe.pio())?;
@@ -84,7 +114,8 @@ pub(super) fn assemble(node: &Path, config: &MachineConfig, io: MachineIo) -> Re
         .collect::<Result<_, _>>()?;
     let buses = Arc::new(Buses { pio: wiring.pio, mmio: wiring.mmio });
     let vcpus = Ready::new(&kvm, vm, (config.cpus, config.irqchip), entry, buses, power.clone())?;
-    Ok(Machine { vcpus, power, uart, virtio, drains })
+    let Backends { drains, ptys, .. } = backends;
+    Ok(Machine { vcpus, power, uart, virtio, drains, panic_notice, nmi_mask, ptys })
 }
 
 pub(super) fn check(config: &MachineConfig, and_load: bool) -> Result<(), MachineError> {
@@ -124,9 +155,52 @@ fn virtio_devices(
     Ok(devices)
 }
 
+/// fw_cfg with the files that were asked for, and the memory map that firmware looks for.
+fn fw_cfg(config: &MachineConfig, memory: &GuestMemory) -> Result<FwCfg, MachineError> {
+    /// An entry's kind: RAM (ACPI 6.5, table 15.4).
+    const RAM: u32 = 1;
+    let mut e820 = Vec::new();
+    for (base, size) in memory::regions(config.memory) {
+        e820.extend(base.to_le_bytes());
+        e820.extend(size.to_le_bytes());
+        e820.extend(RAM.to_le_bytes());
+    }
+    let mut files = vec![File { name: FW_CFG_E820.to_owned(), content: e820 }];
+    for file in &config.fw_cfg_files {
+        files.push(File { name: file.name.clone(), content: fw_cfg_content(file)? });
+    }
+    let facts = Facts { cpus: config.cpus, memory: config.memory };
+    Ok(FwCfg::new(facts, files, memory.clone()))
+}
+
+/// More than anything that is handed to a guest this way.
+const FW_CFG_FILE_MAX: u64 = 64 << 20;
+
+fn fw_cfg_content(file: &FwCfgFile) -> Result<Vec<u8>, MachineError> {
+    let refused = |source| {
+        let (device, what) = (format!("fw_cfg file {}", file.name), format!("file {}", file.path.display()));
+        MachineError::Backend(BackendError { device, what, source })
+    };
+    let meta = std::fs::metadata(&file.path).map_err(refused)?;
+    if !meta.is_file() {
+        return Err(refused(std::io::Error::other("it is no regular file")));
+    }
+    if meta.len() > FW_CFG_FILE_MAX {
+        return Err(refused(std::io::Error::other("it is larger than 64 MiB")));
+    }
+    std::fs::read(&file.path).map_err(refused)
+}
+
+impl Lines for Vm {
+    fn set(&self, gsi: u32, high: bool) {
+        // A machine without interrupt controllers has no lines to set.
+        let _none = self.set_line(gsi, high);
+    }
+}
+
 /// The buses and lines of a VM while it is put together.
 struct Wiring<'a> {
-    vm: &'a Vm,
+    vm: &'a Arc<Vm>,
     irqchip: bool,
     pio: Bus,
     mmio: Bus,
@@ -141,6 +215,51 @@ impl Wiring<'_> {
         device: impl BusDevice + 'static,
     ) -> Result<(), MachineError> {
         Ok(self.pio.insert(name, (port.into(), size.into()), Arc::new(Mutex::new(device)))?)
+    }
+
+    /// COM1 and up, by `index` from 0.
+    fn serial(
+        &mut self,
+        index: usize,
+        backend: &Backend,
+        backends: &mut Backends,
+    ) -> Result<Arc<Mutex<Uart>>, MachineError> {
+        let name = format!("COM{}", index + 1);
+        let (Some(port), Some(gsi)) = (COM.get(index), COM_GSIS.get(index)) else {
+            return Err(MachineError::Io(std::io::Error::other("there are four serial ports")));
+        };
+        let Connected { out, source } = backends.open(&name, backend)?;
+        let uart = Arc::new(Mutex::new(Uart::new(self.line(*gsi)?, out)));
+        backends.attend(&name, &uart, source)?;
+        self.pio.insert(&name, (u64::from(*port), 8), uart.clone())?;
+        Ok(uart)
+    }
+
+    /// The debug consoles.
+    fn consoles(&mut self, config: &MachineConfig, backends: &mut Backends) -> Result<(), MachineError> {
+        for (name, port, backend) in [
+            ("debug console", DEBUG_CONSOLE, &config.debug_console),
+            ("firmware console", FIRMWARE_CONSOLE, &config.firmware_console),
+        ] {
+            if *backend == Backend::Absent {
+                continue;
+            }
+            let Connected { out, .. } = backends.open(name, backend)?;
+            let console = Arc::new(Mutex::new(DebugConsole::new(out)));
+            if *backend != Backend::Nothing {
+                backends.hold(console.clone(), None);
+            }
+            self.pio.insert(name, (port.into(), 1), console)?;
+        }
+        Ok(())
+    }
+
+    fn testdev(&mut self, memory: &GuestMemory) -> Result<(), MachineError> {
+        self.pio("testdev ports", TESTDEV, TESTDEV_SIZE, TestPorts::new(memory.clone()))?;
+        let lines = TestLines::new(self.vm.clone());
+        self.pio("testdev lines", TESTDEV_IRQ, TESTDEV_IRQ_SIZE, lines)?;
+        let mmio = Arc::new(Mutex::new(TestMemory::new()));
+        Ok(self.mmio.insert("testdev memory", (TESTDEV_MMIO, TESTDEV_MMIO_SIZE), mmio)?)
     }
 
     /// An interrupt line to `gsi`, which leads nowhere on a machine without interrupt controllers.

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use super::backend::BackendError;
 use crate::block::DiskError;
 use crate::boot::BootError;
 use crate::bus::BusError;
@@ -23,6 +24,9 @@ pub enum MachineError {
     /// A disk can't be used.
     #[error(transparent)]
     Disk(#[from] DiskError),
+    /// A serial port or console can't be connected.
+    #[error(transparent)]
+    Backend(#[from] BackendError),
     /// Two devices want the same addresses.
     #[error("the machine's devices are in each other's way")]
     Bus(#[from] BusError),

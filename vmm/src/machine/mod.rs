@@ -1,22 +1,26 @@
 //! A machine: built from its configuration, run, ended.
 
 mod assembly;
+mod backend;
 mod error;
 mod outlet;
 mod running;
 
 use std::io::Write;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 pub use crate::vcpu::{ControlError, Controller, DebugStop, MachineState};
 pub use crate::virtio::console::ConsoleEnd;
+pub use backend::BackendError;
 pub use error::MachineError;
 pub use running::{Ended, Running, Stopper};
 
 use crate::config::{Boot, MachineConfig};
+use crate::device::pvpanic::PanicNotice;
+use crate::device::rtc::NmiMask;
 use crate::device::uart::Uart;
 use crate::kvm::KVM_NODE;
 use crate::outcome::PowerSwitch;
@@ -26,7 +30,7 @@ use outlet::Drain;
 
 /// The host's ends of what a machine is connected to.
 pub struct MachineIo {
-    /// Takes what the guest writes to COM1.
+    /// Takes what the guest writes to COM1, if [`MachineConfig::com1`] says so.
     pub serial: Box<dyn Write + Send>,
     /// The virtio console, for a machine that has one; without it the console's output is lost.
     pub console: Option<ConsoleEnd>,
@@ -41,6 +45,9 @@ pub struct Machine {
     uart: Arc<Mutex<Uart>>,
     virtio: Vec<Arc<Mutex<MmioTransport>>>,
     drains: Vec<Drain>,
+    panic_notice: PanicNotice,
+    nmi_mask: NmiMask,
+    ptys: Vec<(String, PathBuf)>,
 }
 
 impl Machine {
@@ -77,6 +84,24 @@ impl Machine {
     #[must_use]
     pub fn controller(&self) -> Controller {
         self.vcpus.controller()
+    }
+
+    /// What the guest says at the pvpanic port, also once the machine runs and after its end.
+    #[must_use]
+    pub fn panic_notice(&self) -> PanicNotice {
+        self.panic_notice.clone()
+    }
+
+    /// Whether the guest masks NMIs by the clock's index port, also once the machine runs.
+    #[must_use]
+    pub fn nmi_mask(&self) -> NmiMask {
+        self.nmi_mask.clone()
+    }
+
+    /// The pseudo-terminals that serial ports and consoles are connected to: the device's name, the terminal's path.
+    #[must_use]
+    pub fn ptys(&self) -> &[(String, PathBuf)] {
+        &self.ptys
     }
 
     /// Lets it run: every vCPU's thread is in place before the first instruction.

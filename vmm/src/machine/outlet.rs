@@ -7,6 +7,7 @@ use std::io::{self, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::backend::{Feed, Held};
 use crate::outcome::PowerSwitch;
 
 /// How much waits for the writer before the guest does.
@@ -37,14 +38,24 @@ impl Shared {
     }
 }
 
-/// The end that devices write to.
+/// The end that devices write to. A clone is the same outlet.
+#[derive(Clone)]
 pub(super) struct Outlet {
     shared: Arc<Shared>,
     power: PowerSwitch,
 }
 
 /// The end that the machine keeps, to wait for the last of the output.
-pub(super) struct Drain(Arc<Shared>);
+pub(super) struct Drain(Kept);
+
+enum Kept {
+    Outlet(Arc<Shared>),
+    /// A device that holds output back before it comes to an outlet, and what feeds it.
+    Device {
+        device: Arc<dyn Held>,
+        _feed: Option<Feed>,
+    },
+}
 
 /// Puts a thread before `writer`.
 pub(super) fn outlet(
@@ -61,7 +72,7 @@ pub(super) fn outlet(
         own.lock().done = true;
         own.changed.notify_all();
     })?;
-    Ok((Outlet { shared: shared.clone(), power }, Drain(shared)))
+    Ok((Outlet { shared: shared.clone(), power }, Drain(Kept::Outlet(shared))))
 }
 
 fn pump(shared: &Shared, writer: &mut dyn Write) {
@@ -104,18 +115,34 @@ impl Write for Outlet {
 }
 
 impl Drain {
+    /// Looks after a device; its outlet has a drain of its own, to be finished later.
+    pub(super) fn of_device(device: Arc<dyn Held>, feed: Option<Feed>) -> Self {
+        Self(Kept::Device { device, _feed: feed })
+    }
+
+    /// Passes on what a device may be holding back; to be called now and then.
+    pub(super) fn look(&self) {
+        if let Kept::Device { device, .. } = &self.0 {
+            device.look();
+        }
+    }
+
     /// Waits until the writer took all that there was, for a bounded time.
     pub(super) fn finish(&self) {
+        let shared = match &self.0 {
+            Kept::Outlet(shared) => shared,
+            Kept::Device { device, .. } => return device.finish(),
+        };
         let deadline = Instant::now() + GRACE;
-        let mut state = self.0.lock();
+        let mut state = shared.lock();
         state.closed = true;
-        self.0.changed.notify_all();
+        shared.changed.notify_all();
         while !state.done {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return;
             }
-            state = self.0.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+            state = shared.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 }
@@ -123,8 +150,10 @@ impl Drain {
 impl Drop for Drain {
     /// The thread ends when it has written what there is, however long its writer takes.
     fn drop(&mut self) {
-        self.0.lock().closed = true;
-        self.0.changed.notify_all();
+        if let Kept::Outlet(shared) = &self.0 {
+            shared.lock().closed = true;
+            shared.changed.notify_all();
+        }
     }
 }
 

@@ -116,6 +116,9 @@ impl Running {
             if let Ok(mut uart) = self.uart.try_lock() {
                 uart.flush();
             }
+            for drain in &self.drains {
+                drain.look();
+            }
             if watch.all_sleep_for_ever(&self.threads) {
                 self.power.end(Outcome::Halted);
             }

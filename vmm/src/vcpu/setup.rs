@@ -27,9 +27,14 @@ pub(crate) const CODE_SELECTOR: u16 = 0x10;
 const DATA_SELECTOR: u16 = 0x18;
 const TASK_SELECTOR: u16 = 0x20;
 
+/// EAX of a kernel that a multiboot loader entered (§3.2).
+const MULTIBOOT_LOADED: u64 = 0x2bad_b002;
+
 /// The state that the first vCPU enters the guest in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EntryState {
+    /// As the processor comes out of its reset: real mode, 16 bytes below 4 GiB.
+    Reset,
     /// Real mode: CS based at the address, which must be below 1 MiB and on a paragraph; IP zero.
     Real16 {
         /// The first instruction's physical address.
@@ -43,6 +48,13 @@ pub enum EntryState {
         ebx: u64,
         /// ESI: the boot parameters of Linux's 32-bit protocol.
         esi: u64,
+    },
+    /// Protected mode as a multiboot kernel wants it (Multiboot Specification 0.6.96, §3.2).
+    Multiboot {
+        /// The first instruction.
+        address: u64,
+        /// EBX: the multiboot information.
+        info: u64,
     },
     /// Long mode on the initial page tables.
     Long64 {
@@ -103,6 +115,8 @@ pub(super) fn enter(vcpu: &VcpuFd, entry: EntryState) -> Result<(), KvmError> {
     let mut sregs = vcpu.get_sregs().map_err(KvmError::refused("KVM_GET_SREGS"))?;
     let mut regs = kvm_regs { rflags: 2, ..kvm_regs::default() };
     match entry {
+        // KVM made the vCPU so.
+        EntryState::Reset => return Ok(()),
         EntryState::Real16 { address } => {
             for segment in [&mut sregs.ds, &mut sregs.es, &mut sregs.fs, &mut sregs.gs, &mut sregs.ss] {
                 (segment.base, segment.selector) = (0, 0);
@@ -114,6 +128,11 @@ pub(super) fn enter(vcpu: &VcpuFd, entry: EntryState) -> Result<(), KvmError> {
             flat(&mut sregs, false);
             sregs.cr0 = CR0_PE | CR0_ET;
             (regs.rip, regs.rbx, regs.rsi) = (address, ebx, esi);
+        }
+        EntryState::Multiboot { address, info } => {
+            flat(&mut sregs, false);
+            sregs.cr0 = CR0_PE | CR0_ET;
+            (regs.rip, regs.rax, regs.rbx) = (address, MULTIBOOT_LOADED, info);
         }
         EntryState::Long64 { address, rsi } => {
             flat(&mut sregs, true);

@@ -43,6 +43,7 @@ pub(super) fn judge(facts: &Facts<'_>) -> Verdict {
     match facts.outcome {
         Outcome::TripleFault { .. } => return Verdict::TripleFault,
         Outcome::Halted => return Verdict::Halted,
+        Outcome::Panicked => return Verdict::Panic,
         Outcome::FailEntry { .. }
         | Outcome::InternalError { .. }
         | Outcome::UnexpectedExit { .. }

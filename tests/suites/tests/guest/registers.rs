@@ -5,7 +5,8 @@ use std::io;
 use kiln::guest::{Mmio, Ports};
 use kiln::guest_test;
 use kiln::protocol::addresses::{
-    COM1, PROBE_MMIO, PROBE_MMIO_SIZE, PROBE_PIO, PROBE_PIO_SIZE, VIRTIO_MMIO_BASE, VIRTIO_MMIO_SIZE,
+    COM1, DEBUG_CONSOLE, DEBUG_CONSOLE_ANSWER, FIRMWARE_CONSOLE, FW_CFG, FW_CFG_SIZE, PROBE_MMIO,
+    PROBE_MMIO_SIZE, PROBE_PIO, PROBE_PIO_SIZE, VIRTIO_MMIO_BASE, VIRTIO_MMIO_SIZE,
 };
 use kiln::protocol::probe;
 
@@ -94,6 +95,36 @@ fn nothing_reads_as_all_ones() -> io::Result<()> {
     let nothing = Mmio::map(kiln::fixtures::NOTHING_MMIO, 4096)?;
     assert_eq!((nothing.read8(0), nothing.read64(0)), (0xff, u64::MAX));
     Ok(())
+}
+
+#[guest_test(cpus = 2)]
+fn fw_cfg_says_its_signature_and_how_many_processors_there_are() -> io::Result<()> {
+    /// Items of fw_cfg (QEMU, docs/specs/fw_cfg.rst).
+    const SIGNATURE: u16 = 0;
+    const CPUS: u16 = 5;
+    let ports = Ports::take(FW_CFG, FW_CFG_SIZE)?;
+    let item = |item: u16| {
+        ports.write16(0, item);
+        [(); 4].map(|()| ports.read8(1))
+    };
+    assert_eq!(&item(SIGNATURE), b"QEMU");
+    assert_eq!(item(CPUS), [2, 0, 0, 0]);
+    Ok(())
+}
+
+#[guest_test]
+fn debug_consoles_say_that_somebody_listens() -> io::Result<()> {
+    for port in [DEBUG_CONSOLE, FIRMWARE_CONSOLE] {
+        assert_eq!(Ports::take(port, 1)?.read8(0), DEBUG_CONSOLE_ANSWER);
+    }
+    Ok(())
+}
+
+#[guest_test]
+fn acpi_names_what_is_there_and_no_clock() {
+    let named = |id: &str| std::path::Path::new("/sys/bus/acpi/devices").join(format!("{id}:00")).exists();
+    assert!(named("PNP0501") && named("QEMU0001") && named("QEMU0002") && !named("PNP0B00"));
+    assert!(!std::path::Path::new("/sys/class/rtc/rtc0").exists());
 }
 
 #[guest_test(disk = scratch("1M"))]

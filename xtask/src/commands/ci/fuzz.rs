@@ -1,4 +1,4 @@
-//! The steps that fuzz the readers of what strangers made: a step for each target in `rootfs/fuzz`.
+//! The steps that fuzz the readers of what strangers made: a step for each target in `rootfs/fuzz` and `vmm/fuzz`.
 
 use std::fs;
 use std::path::Path;
@@ -8,32 +8,41 @@ use anyhow::Context;
 
 use crate::cargo::Step;
 
-/// Where the targets are, each a file.
-const TARGETS: &str = "rootfs/fuzz/fuzz_targets";
+/// Where the targets are, each a file in `fuzz_targets`.
+const FOLDERS: [&str; 2] = ["rootfs/fuzz", "vmm/fuzz"];
 /// Of one input: for how long it may be worked on, and with how much memory; then it is a finding.
 const LIMITS: &str = "-max_total_time=30 -timeout=10 -rss_limit_mb=2048";
 /// Sanitizers are in no other toolchain.
 const TOOLCHAIN: &str = "nightly";
 
-/// The steps, in the order of their names.
+/// The steps, in the order of their folders and names.
 pub(super) fn steps(root: &Path) -> anyhow::Result<Vec<Step>> {
-    let folder = root.join(TARGETS);
+    let missing = missing();
+    let mut steps = Vec::new();
+    for fuzz in FOLDERS {
+        for target in targets(&root.join(fuzz).join("fuzz_targets"))? {
+            let words = format!("fuzz run --fuzz-dir {fuzz} --target-dir target/fuzz {target} -- {LIMITS}");
+            let crate_name = fuzz.split('/').next().unwrap_or_default();
+            let step = Step::new(&format!("fuzz {crate_name} {target}"), &words)
+                .env("RUSTUP_TOOLCHAIN", TOOLCHAIN)
+                .lacking(missing.clone());
+            steps.push(step);
+        }
+    }
+    Ok(steps)
+}
+
+/// The targets in a folder, in the order of their names.
+fn targets(folder: &Path) -> anyhow::Result<Vec<String>> {
     let failed = || format!("failed to read {}", folder.display());
     let entries =
-        fs::read_dir(&folder).with_context(failed)?.collect::<Result<Vec<_>, _>>().with_context(failed)?;
+        fs::read_dir(folder).with_context(failed)?.collect::<Result<Vec<_>, _>>().with_context(failed)?;
     let mut targets: Vec<String> = entries
         .iter()
         .filter_map(|entry| Some(entry.file_name().to_str()?.strip_suffix(".rs")?.to_owned()))
         .collect();
     targets.sort();
-    let missing = missing();
-    let step = |target: &String| {
-        let words = format!("fuzz run --fuzz-dir rootfs/fuzz --target-dir target/fuzz {target} -- {LIMITS}");
-        Step::new(&format!("fuzz {target}"), &words)
-            .env("RUSTUP_TOOLCHAIN", TOOLCHAIN)
-            .lacking(missing.clone())
-    };
-    Ok(targets.iter().map(step).collect())
+    Ok(targets)
 }
 
 /// What this machine lacks to fuzz, in one line.

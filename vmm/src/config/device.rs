@@ -1,0 +1,86 @@
+//! Devices that are configured: what a serial port leads to, disks, fw_cfg's files.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// Where a serial port or a debug console leads on the host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "to", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Backend {
+    /// The device is not there.
+    Absent,
+    /// To whoever makes the machine: [`crate::machine::MachineIo::serial`]. One device can have it.
+    Caller,
+    /// To nothing: output is lost, and no input comes.
+    Nothing,
+    /// To standard output, and from standard input.
+    Stdio,
+    /// Into a file, which is emptied first.
+    File {
+        /// The file.
+        path: PathBuf,
+    },
+    /// To a pseudo-terminal. What is said while nobody has it open is lost.
+    Pty {
+        /// Another path to it: a symbolic link that is made, and goes with the machine.
+        #[serde(default)]
+        link: Option<PathBuf>,
+    },
+    /// To a Unix socket that the machine listens at, one client at a time. The last 64 KiB of what is said before
+    /// waits.
+    Socket {
+        /// The socket, which must not be there yet.
+        path: PathBuf,
+    },
+}
+
+impl fmt::Display for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Absent => f.write_str("no device"),
+            Self::Caller => f.write_str("its caller"),
+            Self::Nothing => f.write_str("nothing"),
+            Self::Stdio => f.write_str("standard output"),
+            Self::File { path } => write!(f, "file {}", path.display()),
+            Self::Pty { link: None } => f.write_str("pty"),
+            Self::Pty { link: Some(link) } => write!(f, "pty with the link {}", link.display()),
+            Self::Socket { path } => write!(f, "socket {}", path.display()),
+        }
+    }
+}
+
+/// What the pvpanic port does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PvPanicConfig {
+    /// It is not there.
+    Off,
+    /// A panic is noted, and the machine goes on: what the kernel prints next is not lost.
+    #[default]
+    Note,
+    /// A panic ends the machine.
+    End,
+}
+
+/// A file that the guest finds by name in fw_cfg.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FwCfgFile {
+    /// Its name, as `opt/org.example/name`: 1 to 55 printable characters.
+    pub name: String,
+    /// The host's file with its content, of at most 64 MiB.
+    pub path: PathBuf,
+}
+
+/// A disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DiskConfig {
+    /// A raw image file or a block device.
+    pub path: PathBuf,
+    /// Whether the guest is refused to write.
+    #[serde(default)]
+    pub read_only: bool,
+}

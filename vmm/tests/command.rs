@@ -1,0 +1,171 @@
+//! The command `kiln-vmm`, as whoever runs it sees it.
+
+use std::io::Write;
+use std::process::{Command, Output, Stdio};
+
+use kiln::cases::{CASES, Case, Outcome as Came, linkme};
+use kiln::gate::Needs;
+use kiln_fixtures::Image;
+use tempfile::NamedTempFile;
+
+#[linkme::distributed_slice(CASES)]
+#[linkme(crate = linkme)]
+static COMMAND: fn() -> Vec<Case> = || {
+    let case =
+        |name: &str, body: fn() -> Came| Case::host(&format!("command::run::{name}"), Needs::Payload, body);
+    vec![
+        case("multiboot_image_that_passes_ends_with_1_raw_and_0_as_a_verdict", exit_statuses),
+        case("multiboot_kernel_gets_its_modules", modules),
+        case("devices_are_listed_and_set", devices),
+        case("debug_consoles_share_standard_output", consoles),
+        case("serial_port_reads_standard_input", standard_input),
+        case("printed_machine_runs_again_as_printed", printed_machine),
+        case("bad_options_end_with_one_line_and_125", bad_options),
+    ]
+};
+
+/// Runs the command, and returns its status and what it printed.
+fn vmm(arguments: &[&str]) -> Result<(Option<i32>, String, String), String> {
+    let output = Command::new(env!("CARGO_BIN_EXE_kiln-vmm")).args(arguments).output();
+    let Output { status, stdout, stderr } = output.map_err(|error| error.to_string())?;
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    Ok((status.code(), text(stdout), text(stderr)))
+}
+
+fn same<T: PartialEq + std::fmt::Debug>(came: T, expected: T) -> Came {
+    if came == expected { Ok(()) } else { Err(format!("{expected:?} was expected, {came:?} came")) }
+}
+
+fn file(bytes: &[u8]) -> Result<NamedTempFile, String> {
+    let written = NamedTempFile::new().and_then(|mut file| file.write_all(bytes).map(|()| file));
+    written.map_err(|error| error.to_string())
+}
+
+fn image(name: &str) -> Result<NamedTempFile, String> {
+    let payload = kiln_fixtures::by_name(name).ok_or("no such payload")?;
+    file(&payload.multiboot(Image::Elf32))
+}
+
+fn exit_statuses() -> Came {
+    let hello = image("serial-hello-32")?;
+    let hello = hello.path().to_string_lossy();
+    let said = "hello from a payload\n".to_owned();
+    let raw = "kiln-vmm: the guest exited with 0\n".to_owned();
+    same(vmm(&["run", &hello, "--exit-status", "raw"])?, (Some(1), said.clone(), raw))?;
+    same(vmm(&["run", &hello])?, (Some(0), said.clone(), String::new()))?;
+    same(vmm(&[&hello])?, (Some(0), said, String::new()))?;
+    let other = image("exit-status-32")?;
+    let other = other.path().to_string_lossy();
+    same(vmm(&["run", &other, "--exit-status", "raw"])?.0, Some(43))?;
+    same(vmm(&["run", &other])?.0, Some(43))
+}
+
+fn modules() -> Came {
+    let payload = kiln_fixtures::multiboot_only().into_iter().next().ok_or("no payload")?;
+    let (kernel, module) = (file(&payload.multiboot(Image::Elf64))?, file(b"bytes\n")?);
+    let module = format!("{}:with a string", module.path().display());
+    let path = kernel.path().to_string_lossy();
+    let (status, said, _) = vmm(&["run", &path, "--mem", "16", "--module", &module, "--cmdline", "a=b"])?;
+    let name = kernel.path().file_name().unwrap_or_default().to_string_lossy();
+    same((status, said), (Some(0), format!("kiln\n{name} a=b\nwith a string\nbytes\n")))
+}
+
+/// The image of a payload that needs devices, as an ELF kernel or a multiboot image.
+fn with_devices(name: &str) -> Result<NamedTempFile, String> {
+    let payload = kiln_fixtures::with_devices().into_iter().find(|payload| payload.name == name);
+    let payload = payload.ok_or("no such payload")?;
+    if payload.mode == kiln_fixtures::Mode::Protected32 {
+        return file(&payload.multiboot(Image::Elf32));
+    }
+    file(&payload.elf())
+}
+
+fn devices() -> Came {
+    let (status, text, _) = vmm(&["run", "--device", "help"])?;
+    same(status, Some(0))?;
+    for word in ["com1", "ports 0x3f8-0x3ff", "pvpanic", "panic=", "note | end | off"] {
+        same((word, text.contains(word)), (word, true))?;
+    }
+    let (status, text, _) = vmm(&["devices", "--json"])?;
+    let listed: serde_json::Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
+    same((status, listed[0]["name"].as_str()), (Some(0), Some("com1")))?;
+    let testdev = with_devices("testdev")?;
+    let path = testdev.path().to_string_lossy();
+    let run = vmm(&["run", &path, "--mem", "16", "--device", "testdev", "--exit-status", "raw"])?;
+    same((run.0, run.1), (Some(1), "PASS: 8 tests\n".to_owned()))?;
+    let panics = with_devices("pvpanic")?;
+    let path = panics.path().to_string_lossy();
+    let ended = "kiln-vmm: the guest panicked\n".to_owned();
+    same(vmm(&["run", &path, "--device", "pvpanic,panic=end"])?, (Some(1), String::new(), ended))
+}
+
+fn consoles() -> Came {
+    let kernel = with_devices("debug-consoles")?;
+    let (status, said, _) = vmm(&["run", &kernel.path().to_string_lossy()])?;
+    let text = "to the debug console\nto firmware's, and half a line";
+    same((status, said.as_str()), (Some(0), text))
+}
+
+fn standard_input() -> Came {
+    let kernel = with_devices("serial-ports")?;
+    let mut command = Command::new(env!("CARGO_BIN_EXE_kiln-vmm"));
+    command.args(["run", "--device", "com1,to=nothing", "--device", "com2,to=stdio"]);
+    command.args(["--device", "com3", "--device", "com4", "--timeout", "60"]).arg(kernel.path());
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = command.spawn().map_err(|error| error.to_string())?;
+    if let Some(mut stdin) = child.stdin.take() {
+        stdin.write_all(b"typed\n").map_err(|error| error.to_string())?;
+    }
+    let output = child.wait_with_output().map_err(|error| error.to_string())?;
+    same((output.status.code(), output.stdout.as_slice()), (Some(0), &b"COM2\ntyped\n"[..]))
+}
+
+fn printed_machine() -> Came {
+    let payload = kiln_fixtures::multiboot_only().into_iter().next().ok_or("no payload")?;
+    let (kernel, module) = (file(&payload.multiboot(Image::Elf32))?, file(b"bytes\n")?);
+    let module = format!("{}:with a string", module.path().display());
+    let path = kernel.path().to_string_lossy();
+    let options = ["run", &path, "--mem", "16", "--module", &module, "--cmdline", "a=b", "--device", "rtc"];
+    let came = vmm(&options)?;
+    same(came.0, Some(0))?;
+    for format in ["--print-config", "--print-config=toml"] {
+        let (status, text, _) = vmm(&[&options[..], &[format]].concat())?;
+        same(status, Some(0))?;
+        let printed = file(text.as_bytes())?;
+        let printed = printed.path().to_string_lossy();
+        same(vmm(&["run", "--config", &printed])?, came.clone())?;
+        same(vmm(&["run", "--config", &printed, format])?.1, text)?;
+    }
+    let broken = file(b"cpus = 1\nspeed = 9\n")?;
+    let (status, _, error) = vmm(&["run", "--config", &broken.path().to_string_lossy()])?;
+    same(
+        (status, error.lines().count(), error.contains("line 2: unknown field `speed`")),
+        (Some(125), 1, true),
+    )
+}
+
+fn bad_options() -> Came {
+    let kernel = image("serial-hello-32")?;
+    let path = kernel.path().to_string_lossy().into_owned();
+    for (options, words) in [
+        (&["--device", "com9"][..], "no device named \"com9\""),
+        (&["--device", "com2,to=file,path=/no/such/x"], "COM2 can't be connected to file /no/such/x"),
+        (&["--device", "com2,to=stdio"], "COM1 and COM2 both lead to standard output"),
+        (
+            &["--device", "fw-cfg,file=a,path=/no/such/x"],
+            "fw_cfg file a can't be connected to file /no/such/x",
+        ),
+        (&["--module", "/no/such/module"], "can't read the module /no/such/module"),
+    ] {
+        let mut arguments = vec!["run", path.as_str()];
+        arguments.extend(options);
+        let (status, said, error) = vmm(&arguments)?;
+        let lines = error.lines().count();
+        same((status, said.as_str(), lines), (Some(125), "", 1))
+            .map_err(|e| format!("{options:?}: {e}: {error}"))?;
+        same((error.contains(words), &error), (true, &error))?;
+    }
+    Ok(())
+}
+
+kiln::main!();
