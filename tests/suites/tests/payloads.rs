@@ -10,6 +10,8 @@ mod dumps;
 mod state;
 #[path = "payloads/steps.rs"]
 mod steps;
+#[path = "payloads/strict.rs"]
+mod strict;
 
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};

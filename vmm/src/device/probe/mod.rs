@@ -5,6 +5,7 @@
 //! misplacing of accesses shows. Only [`reg::ACCESS_COUNT`] and [`reg::INTERRUPT`] take writes of any width.
 
 mod bank;
+mod cells;
 mod dma;
 mod log;
 #[cfg(test)]
@@ -18,6 +19,7 @@ use crate::bus::BusDevice;
 use crate::irq::Interrupt;
 use crate::memory::GuestMemory;
 use bank::Bank;
+pub use cells::{CELLS, Cells};
 
 /// One bank of registers, to be put on one bus or both.
 pub struct Probe {
