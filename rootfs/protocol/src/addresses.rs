@@ -61,6 +61,8 @@ pub const PROBE_CELLS_MMIO: u64 = 0xd011_0000;
 pub const PROBE_CELLS_SIZE: u16 = 32;
 /// The probe device's interrupt.
 pub const PROBE_GSI: u32 = 10;
+/// The probe device's second, level-triggered interrupt.
+pub const PROBE_LEVEL_GSI: u32 = 11;
 /// The first virtio-mmio device.
 pub const VIRTIO_MMIO_BASE: u64 = 0xd000_0000;
 /// The distance between virtio-mmio devices, and the size of each one's range, in bytes.

@@ -24,12 +24,12 @@ use crate::device::pvpanic::{PanicNotice, PvPanic};
 use crate::device::rtc::{NmiMask, Rtc};
 use crate::device::testdev::{Lines, TestLines, TestMemory, TestPorts};
 use crate::device::uart::Uart;
-use crate::irq::{Interrupt, Irqfd, Unconnected};
+use crate::irq::{Interrupt, Irqfd, LevelIrqfd, MsiIrqfd, Unconnected};
 use crate::kvm::{self, KvmError, Vm};
 use crate::layout::{
     ACPI_SLEEP, APIC_SIZE, COM, COM_GSIS, DEBUG_CONSOLE, DEBUG_EXIT, FIRMWARE_CONSOLE, FW_CFG, FW_CFG_SIZE,
     I8042 as I8042_PORT, I8042_COMMAND, IOAPIC, KVMS_PORTS, LAPIC, POST, PROBE_CELLS_MMIO, PROBE_CELLS_PIO,
-    PROBE_GSI, PROBE_MMIO, PROBE_MMIO_SIZE, PROBE_PIO, PROBE_PIO_SIZE, PROBE_STREAM_PIO,
+    PROBE_GSI, PROBE_LEVEL_GSI, PROBE_MMIO, PROBE_MMIO_SIZE, PROBE_PIO, PROBE_PIO_SIZE, PROBE_STREAM_PIO,
     PROBE_STREAM_PIO_SIZE, PVPANIC, RTC, TESTDEV, TESTDEV_IRQ, TESTDEV_IRQ_SIZE, TESTDEV_MMIO,
     TESTDEV_MMIO_SIZE, TESTDEV_SIZE, VIRTIO_MMIO_SIZE, virtio_mmio_address, virtio_mmio_gsi,
 };
@@ -102,7 +102,7 @@ pub(super) fn assemble(node: &Path, config: &MachineConfig, io: MachineIo) -> Re
         wiring.testdev(&memory)?;
     }
     if config.probe {
-        let probe = Probe::new(memory.clone(), wiring.line(PROBE_GSI)?);
+        let probe = wiring.probe(&memory)?;
         wiring.pio("probe", PROBE_PIO, PROBE_PIO_SIZE, probe.pio())?;
         wiring.pio("probe", PROBE_STREAM_PIO, PROBE_STREAM_PIO_SIZE, probe.stream())?;
         vm.coalesce(IoEventAddress::Pio(PROBE_STREAM_PIO.into()), STREAM_SIZE)?;
@@ -274,6 +274,17 @@ impl Wiring<'_> {
             self.pio.insert(name, (port.into(), 1), console)?;
         }
         Ok(())
+    }
+
+    /// The probe with its interrupts of each kind.
+    fn probe(&self, memory: &GuestMemory) -> Result<Probe, MachineError> {
+        let probe = Probe::new(memory.clone(), self.line(PROBE_GSI)?);
+        if !self.irqchip {
+            return Ok(probe);
+        }
+        let level = LevelIrqfd::new().map_err(MachineError::Io)?;
+        self.vm.connect_level(level.eventfds(), PROBE_LEVEL_GSI)?;
+        Ok(probe.with(Arc::new(level), Arc::new(MsiIrqfd::new(self.vm.clone())?)))
     }
 
     /// The probe's cells, on both buses: bytes, and next to them four bytes each.
