@@ -115,7 +115,18 @@ pub(super) fn assemble(node: &Path, config: &MachineConfig, io: MachineIo) -> Re
     let buses = Arc::new(Buses { pio: wiring.pio, mmio: wiring.mmio });
     let vcpus = Ready::new(&kvm, vm, (config.cpus, config.irqchip), entry, buses, power.clone())?;
     let Backends { drains, ptys, .. } = backends;
-    Ok(Machine { vcpus, power, uart, virtio, drains, panic_notice, nmi_mask, ptys })
+    Ok(Machine {
+        vcpus,
+        power,
+        uart,
+        virtio,
+        drains,
+        panic_notice,
+        nmi_mask,
+        ptys,
+        served: None,
+        events: None,
+    })
 }
 
 pub(super) fn check(config: &MachineConfig, and_load: bool) -> Result<(), MachineError> {

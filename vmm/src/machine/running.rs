@@ -4,8 +4,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::outlet::Drain;
+use crate::control::Served;
 use crate::device::uart::{SerialInput, Uart};
 use crate::dump::VcpuDump;
+use crate::event_loop::EventLoop;
 use crate::outcome::{Outcome, PowerSwitch};
 use crate::trace::Trace;
 use crate::vcpu::{ControlError, Controller, Idle, MachineState, VcpuThread};
@@ -23,6 +25,9 @@ pub struct Running {
     uart: Arc<Mutex<Uart>>,
     virtio: Vec<Arc<Mutex<MmioTransport>>>,
     drains: Vec<Drain>,
+    // In this order: what is served ends before the loop that serves it.
+    served: Option<Served>,
+    _events: Option<Arc<EventLoop>>,
 }
 
 /// How a machine ended, and what it did.
@@ -55,8 +60,9 @@ impl Running {
         uart: Arc<Mutex<Uart>>,
         virtio: Vec<Arc<Mutex<MmioTransport>>>,
         drains: Vec<Drain>,
+        (served, _events): (Option<Served>, Option<Arc<EventLoop>>),
     ) -> Self {
-        Self { threads, controller, power, uart, virtio, drains }
+        Self { threads, controller, power, uart, virtio, drains, served, _events }
     }
 
     /// A handle that ends the machine.
@@ -149,6 +155,9 @@ impl Running {
         drop(uart);
         for drain in &self.drains {
             drain.finish();
+        }
+        if let Some(served) = self.served.take() {
+            served.finish();
         }
         (Trace { vcpus }, dumps.into_iter().flatten().collect())
     }
