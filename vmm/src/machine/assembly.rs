@@ -7,6 +7,7 @@ use kiln_protocol::probe::{STREAM, STREAM_SIZE};
 use kvm_ioctls::IoEventAddress;
 
 use super::backend::{BackendError, Backends, Connected};
+use super::fittings::Fittings;
 use super::outlet::outlet;
 use super::unclaimed::UnclaimedTeller;
 use super::{ConsoleEnd, Machine, MachineError, MachineIo};
@@ -123,7 +124,8 @@ pub(super) fn assemble(node: &Path, config: &MachineConfig, io: MachineIo) -> Re
     let vcpus = Ready::new(&kvm, vm, (config.cpus, config.irqchip), entry, to, power.clone())?;
     let Backends { drains, ptys, .. } = backends;
     let teller = UnclaimedTeller::new(unclaimed);
-    Ok(Machine { vcpus, power, uart, virtio, drains, panic_notice, nmi_mask, ptys, teller })
+    let fittings = Fittings { uart, virtio, drains, teller, served: None, events: None };
+    Ok(Machine { vcpus, power, fittings, panic_notice, nmi_mask, ptys })
 }
 
 pub(super) fn check(config: &MachineConfig, and_load: bool) -> Result<(), MachineError> {

@@ -3,6 +3,7 @@
 mod assembly;
 mod backend;
 mod error;
+mod fittings;
 mod outlet;
 mod running;
 mod unclaimed;
@@ -10,26 +11,25 @@ mod unclaimed;
 use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Instant;
 
 pub use crate::bus::{UnclaimedAccess, UnclaimedReport};
-pub use crate::vcpu::{ControlError, Controller, DebugStop, MachineState};
+pub use crate::vcpu::{ControlError, Controller, DebugStop, MachineState, Owner};
 pub use crate::virtio::console::ConsoleEnd;
 pub use backend::BackendError;
 pub use error::MachineError;
 pub use running::{Ended, Running, Stopper};
 
 use crate::config::{Boot, MachineConfig};
+use crate::control::{Endpoint, Served, Subject};
 use crate::device::pvpanic::PanicNotice;
 use crate::device::rtc::NmiMask;
-use crate::device::uart::Uart;
+use crate::event_loop::EventLoop;
 use crate::kvm::KVM_NODE;
 use crate::outcome::PowerSwitch;
 use crate::vcpu::Ready;
-use crate::virtio::mmio::MmioTransport;
-use outlet::Drain;
-use unclaimed::UnclaimedTeller;
+use fittings::Fittings;
 
 /// The host's ends of what a machine is connected to.
 pub struct MachineIo {
@@ -45,17 +45,15 @@ pub struct MachineIo {
 pub struct Machine {
     vcpus: Ready,
     power: PowerSwitch,
-    uart: Arc<Mutex<Uart>>,
-    virtio: Vec<Arc<Mutex<MmioTransport>>>,
-    drains: Vec<Drain>,
+    fittings: Fittings,
     panic_notice: PanicNotice,
     nmi_mask: NmiMask,
     ptys: Vec<(String, PathBuf)>,
-    teller: UnclaimedTeller,
 }
 
 impl Machine {
-    /// Builds the machine: memory, devices, vCPUs, and what it boots in its memory.
+    /// Builds the machine: memory, devices, vCPUs, and what it boots in its memory. If it has a name
+    /// ([`MachineConfig::name`]), it can be controlled from now on ([`crate::control`]).
     ///
     /// # Errors
     /// See [`MachineError`].
@@ -68,11 +66,39 @@ impl Machine {
     /// # Errors
     /// See [`MachineError`].
     pub fn new_on(node: &Path, config: &MachineConfig, io: MachineIo) -> Result<Self, MachineError> {
-        let machine = assembly::assemble(node, config, io)?;
+        // First: who wants a name that is taken has not touched anything else yet.
+        let endpoint = config.name.as_deref().map(Endpoint::open).transpose()?;
+        let mut machine = assembly::assemble(node, config, io)?;
         if let Boot::Kernel { kernel, .. } = &config.boot {
             machine.controller().set_kernel(kernel.clone());
         }
+        if let Some(endpoint) = endpoint {
+            let (name, notice) = (endpoint.name().to_owned(), machine.panic_notice());
+            let subject = Subject::new(
+                name,
+                machine.controller(),
+                config.memory,
+                machine.fittings.uart.clone(),
+                notice,
+            );
+            let events = machine.event_loop().map_err(MachineError::Io)?;
+            machine.fittings.served =
+                Some(Served::start(&events, endpoint, subject).map_err(MachineError::Io)?);
+        }
         Ok(machine)
+    }
+
+    /// The machine's event loop, which runs from now on until the machine's end, or until all who have it let go of it.
+    ///
+    /// # Errors
+    /// The host has no room for a thread or its descriptors.
+    pub fn event_loop(&mut self) -> std::io::Result<Arc<EventLoop>> {
+        let events = match self.fittings.events.take() {
+            Some(events) => events,
+            None => Arc::new(EventLoop::start()?),
+        };
+        self.fittings.events = Some(events.clone());
+        Ok(events)
     }
 
     /// Checks all of a machine that can be checked without KVM: for whoever sends it elsewhere. With `and_load`, that
@@ -111,7 +137,7 @@ impl Machine {
     /// Has `told` hear of the guest's accesses to where no device is: at most once a second, and at the machine's end. It
     /// is called by whoever waits for that.
     pub fn tell_unclaimed(&mut self, told: impl FnMut(&UnclaimedReport) + Send + 'static) {
-        self.teller.tell(Box::new(told));
+        self.fittings.teller.tell(Box::new(told));
     }
 
     /// Lets it run: every vCPU's thread is in place before the first instruction.
@@ -122,7 +148,6 @@ impl Machine {
         let began = Instant::now();
         let controller = self.vcpus.controller();
         let threads = self.vcpus.start(began).map_err(MachineError::Io)?;
-        let devices = (self.uart, self.virtio, self.drains);
-        Ok(Running::new(threads, controller, self.power, devices, self.teller))
+        Ok(Running::new(threads, controller, self.power, self.fittings))
     }
 }

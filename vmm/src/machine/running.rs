@@ -1,16 +1,13 @@
 //! A machine that runs, until it ends.
 
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::outlet::Drain;
-use super::unclaimed::UnclaimedTeller;
-use crate::device::uart::{SerialInput, Uart};
+use super::fittings::Fittings;
+use crate::device::uart::SerialInput;
 use crate::dump::VcpuDump;
 use crate::outcome::{Outcome, PowerSwitch};
 use crate::trace::Trace;
 use crate::vcpu::{ControlError, Controller, Idle, MachineState, VcpuThread};
-use crate::virtio::mmio::MmioTransport;
 
 /// How often a machine that runs is looked at: for half a line that waits in the UART, and for processors that
 /// sleep for ever.
@@ -21,10 +18,7 @@ pub struct Running {
     threads: Vec<VcpuThread>,
     controller: Controller,
     power: PowerSwitch,
-    uart: Arc<Mutex<Uart>>,
-    virtio: Vec<Arc<Mutex<MmioTransport>>>,
-    drains: Vec<Drain>,
-    teller: UnclaimedTeller,
+    fittings: Fittings,
 }
 
 /// How a machine ended, and what it did.
@@ -54,10 +48,9 @@ impl Running {
         threads: Vec<VcpuThread>,
         controller: Controller,
         power: PowerSwitch,
-        (uart, virtio, drains): (Arc<Mutex<Uart>>, Vec<Arc<Mutex<MmioTransport>>>, Vec<Drain>),
-        teller: UnclaimedTeller,
+        fittings: Fittings,
     ) -> Self {
-        Self { threads, controller, power, uart, virtio, drains, teller }
+        Self { threads, controller, power, fittings }
     }
 
     /// A handle that ends the machine.
@@ -97,14 +90,18 @@ impl Running {
     /// The host's end of COM1's receiver.
     #[must_use]
     pub fn serial_input(&self) -> SerialInput {
-        SerialInput::new(self.uart.clone())
+        SerialInput::new(self.fittings.uart.clone())
     }
 
-    /// Waits for the machine's end, or ends it at `deadline`.
+    /// Waits for the machine's end, or ends it at `deadline`, which is put off by the time for which the machine is held
+    /// meanwhile ([`Controller::hold`]): who looks at a paused machine does not lose it.
     #[must_use]
     pub fn wait(mut self, deadline: Option<Instant>) -> Ended {
         let mut watch = SleepWatch::default();
+        let held_before = self.controller.held();
         let outcome = loop {
+            let put_off = self.controller.held().saturating_sub(held_before);
+            let deadline = deadline.and_then(|at| at.checked_add(put_off));
             let left = deadline.map_or(LOOK, |at| at.saturating_duration_since(Instant::now()));
             if let Some(outcome) = self.power.wait(left.min(LOOK)) {
                 break outcome;
@@ -113,14 +110,7 @@ impl Running {
                 self.power.end(Outcome::Stopped);
                 continue;
             }
-            // A UART that is busy is not silent.
-            if let Ok(mut uart) = self.uart.try_lock() {
-                uart.flush();
-            }
-            for drain in &self.drains {
-                drain.look();
-            }
-            self.teller.look();
+            self.fittings.look();
             if watch.all_sleep_for_ever(&self.threads) {
                 self.power.end(Outcome::Halted);
             }
@@ -138,17 +128,7 @@ impl Running {
             thread.kick();
         }
         let (vcpus, dumps): (Vec<_>, Vec<_>) = self.threads.drain(..).map(VcpuThread::join).unzip();
-        for transport in &self.virtio {
-            transport.lock().unwrap_or_else(PoisonError::into_inner).stop();
-        }
-        let mut uart = self.uart.lock().unwrap_or_else(PoisonError::into_inner);
-        uart.close_input();
-        uart.flush();
-        drop(uart);
-        for drain in &self.drains {
-            drain.finish();
-        }
-        self.teller.finish();
+        self.fittings.end();
         (Trace { vcpus }, dumps.into_iter().flatten().collect())
     }
 }

@@ -17,7 +17,9 @@ use super::{Disk, Options, Outcome};
 use crate::agent::{AgentError, Client, Command, ProcessEvent, Status};
 use crate::console::sanitize;
 use crate::evidence::{RunDirectory, runs_root};
-use crate::run::{CommandPlan, Plan, Recipe, Report, Task, TaskIo, execute, execute_with, vmlinux_of};
+use crate::run::{
+    CommandPlan, Plan, Recipe, Report, Task, TaskIo, execute, execute_with, hold_of_environment, vmlinux_of,
+};
 use crate::verdict::Verdict;
 
 /// What all machines of this process boot: made once.
@@ -82,7 +84,8 @@ fn stage(suite: &str, case: &str, options: &Options, task: Task) -> Result<Stage
     machine.virtio_console = options.console;
     // Evidence that can't be written (a full disk) must not change the outcome.
     let _ = directory.json("machine.json", &machine);
-    let plan = Plan { machine, timeout: options.timeout, task, show_console: false };
+    let hold = hold_of_environment();
+    let plan = Plan { machine, timeout: options.timeout, task, show_console: false, hold };
     Ok(Stage { plan, directory: Arc::new(directory), disks, own: &prepared.own })
 }
 

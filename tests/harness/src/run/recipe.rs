@@ -193,6 +193,7 @@ impl Recipe {
             timeout: self.timeout,
             task,
             show_console: false,
+            hold: super::hold_of_environment(),
         })
     }
 
