@@ -51,6 +51,10 @@ pub const PROBE_STREAM_PIO_SIZE: u16 = 8;
 pub const PROBE_MMIO: u64 = 0xd010_0000;
 /// The size of the probe device's MMIO range in bytes.
 pub const PROBE_MMIO_SIZE: u64 = 0x1000;
+/// Where the probe device's window is that the guest can move ([`WINDOW_BASE`](crate::probe::WINDOW_BASE)), before it does so.
+pub const PROBE_WINDOW: u64 = 0xd011_0000;
+/// The size of that window in bytes.
+pub const PROBE_WINDOW_SIZE: u64 = 0x1000;
 /// The probe device's interrupt.
 pub const PROBE_GSI: u32 = 10;
 /// The first virtio-mmio device.

@@ -3,12 +3,14 @@
 //! A device reaches guest memory and interrupt lines, never a bus: an access can't lead to another one.
 
 mod access;
+mod published;
 mod sizes;
 mod table;
 
 use std::sync::{Arc, Mutex};
 
 pub use access::Taken;
+pub(crate) use published::{Published, Seen};
 pub use sizes::{AccessSizes, Width};
 pub use table::{Bus, BusError};
 

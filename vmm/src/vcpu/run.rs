@@ -7,6 +7,8 @@ use super::controller::DebugStop;
 use super::exit;
 use super::pages::SharedPages;
 use super::thread::Outside;
+use crate::bus::{Bus, Seen};
+use crate::memory::MapError;
 use crate::outcome::Outcome;
 use crate::trace::{ExitKind, Recorder, Space};
 
@@ -28,16 +30,19 @@ pub(super) enum Next {
 }
 
 /// Enters the guest, and handles what made it leave.
-pub(super) fn once(vcpu: &mut VcpuFd, index: u32, outside: &Outside, recorder: &mut Recorder) -> Next {
-    let buses = &*outside.buses;
+pub(super) fn once(
+    vcpu: &mut VcpuFd,
+    index: u32,
+    outside: &Outside,
+    mmio: &mut Seen,
+    recorder: &mut Recorder,
+) -> Next {
+    let pio = &outside.buses.pio;
     let exit = vcpu.run();
-    if let Some(ring) = &outside.ring {
-        // What the guest wrote before it left comes first.
-        ring.take(|space, address, data| {
-            let bus = if space == Space::Pio { &buses.pio } else { &buses.mmio };
-            recorder.access(bus.write(address, data).device, (space, true), address, data);
-        });
-    }
+    // Not before: it may have been in there for hours.
+    let mmio = mmio.fresh(&outside.buses.mmio);
+    // What the guest wrote before it left comes first.
+    drain(outside, mmio, recorder);
     let exit = match exit {
         Ok(exit) => exit,
         Err(error) => {
@@ -72,7 +77,7 @@ pub(super) fn once(vcpu: &mut VcpuFd, index: u32, outside: &Outside, recorder: &
             #[allow(unsafe_code)]
             let data = unsafe { &mut *data };
             for element in data.chunks_exact_mut(size) {
-                let device = buses.pio.read(port.into(), element).device;
+                let device = pio.read(port.into(), element).device;
                 recorder.access(device, (Space::Pio, false), port.into(), element);
             }
         }
@@ -85,16 +90,16 @@ pub(super) fn once(vcpu: &mut VcpuFd, index: u32, outside: &Outside, recorder: &
             #[allow(unsafe_code)]
             let data = unsafe { &*data };
             for element in data.chunks_exact(size) {
-                let device = buses.pio.write(port.into(), element).device;
+                let device = pio.write(port.into(), element).device;
                 recorder.access(device, (Space::Pio, true), port.into(), element);
             }
         }
         VcpuExit::MmioRead(address, data) => {
-            let device = buses.mmio.read(address, data).device;
+            let device = mmio.read(address, data).device;
             recorder.access(device, (Space::Mmio, false), address, data);
         }
         VcpuExit::MmioWrite(address, data) => {
-            let device = buses.mmio.write(address, data).device;
+            let device = mmio.write(address, data).device;
             recorder.access(device, (Space::Mmio, true), address, data);
         }
         VcpuExit::Intr => return Next::Called,
@@ -139,6 +144,22 @@ pub(super) fn once(vcpu: &mut VcpuFd, index: u32, outside: &Outside, recorder: &
         other => return unexpected(index, exit::describe(&other)),
     }
     Next::GoOn
+}
+
+/// Hands over the writes that KVM has collected.
+fn drain(outside: &Outside, mmio: &Bus, recorder: &mut Recorder) {
+    let Some(ring) = &outside.ring else { return };
+    ring.take(|space, address, data| {
+        let bus = if space == Space::Pio { &outside.buses.pio } else { mmio };
+        recorder.access(bus.write(address, data).device, (space, true), address, data);
+    });
+}
+
+/// Moves the windows whose devices asked for it, after what was written to them where they were.
+#[cold]
+pub(super) fn settle(outside: &Outside, mmio: &mut Seen, recorder: &mut Recorder) -> Result<(), MapError> {
+    let buses = &outside.buses;
+    buses.map.settle(|| drain(outside, mmio.fresh(&buses.mmio), recorder))
 }
 
 /// The end of a machine that has no answer to an exit.

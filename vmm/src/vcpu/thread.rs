@@ -18,9 +18,10 @@ use super::ring::Ring;
 use super::run::{self, Next};
 use super::setup::{self, EntryState};
 use super::steps;
-use crate::bus::Bus;
+use crate::bus::{Bus, Published, Seen};
 use crate::dump::VcpuDump;
 use crate::kvm::{KvmError, Vm};
+use crate::memory::map::MemoryMap;
 use crate::outcome::{Outcome, PowerSwitch};
 use crate::trace::{ExitKind, Recorder, VcpuTrace};
 
@@ -31,8 +32,12 @@ const RFLAGS_IF: u64 = 1 << 9;
 
 /// The devices that a vCPU's accesses go to.
 pub(crate) struct Buses {
+    /// Ports: they stay where they are.
     pub(crate) pio: Bus,
-    pub(crate) mmio: Bus,
+    /// Memory: windows may move.
+    pub(crate) mmio: Arc<Published>,
+    /// Who moves them.
+    pub(crate) map: Arc<MemoryMap>,
 }
 
 /// A vCPU's answer to the question whether it can ever go on.
@@ -77,7 +82,7 @@ struct Group {
 
 /// What an exit is handled with.
 pub(super) struct Outside {
-    pub(super) buses: Arc<Buses>,
+    pub(super) buses: Buses,
     pub(super) pages: SharedPages,
     /// The VM's ring, if there are zones whose writes it takes.
     pub(super) ring: Option<Ring>,
@@ -96,7 +101,7 @@ impl Ready {
         vm: Arc<Vm>,
         (cpus, irqchip): (u32, bool),
         entry: EntryState,
-        buses: Arc<Buses>,
+        buses: Buses,
         power: PowerSwitch,
     ) -> Result<Self, KvmError> {
         let cpuid = cpuid::supported(kvm)?;
@@ -118,9 +123,10 @@ impl Ready {
             })?,
             _ => None,
         };
+        let map = buses.map.clone();
         let outside = Outside { buses, pages, ring };
         let msrs = kvm.get_msr_index_list().map_err(KvmError::refused("KVM_GET_MSR_INDEX_LIST"))?;
-        let control = Control::new(cpus, power.clone(), vm.memory().clone(), msrs.as_slice().into());
+        let control = Control::new(cpus, power.clone(), map, msrs.as_slice().into());
         let control = Arc::new(control);
         let group = Group { _vm: vm, outside, power, control };
         Ok(Self { group: Arc::new(group), vcpus })
@@ -200,7 +206,7 @@ fn guarded(
     group.control.steps.end();
     let dump = group.power.outcome().filter(Outcome::wants_explaining).and_then(|_| {
         let why = why.unwrap_or_else(|| "the machine ended".to_owned());
-        VcpuDump::take(vcpu, index, why, group.control.memory()).ok()
+        VcpuDump::take(vcpu, index, why, &group.control.map().view()).ok()
     });
     (recorder.trace(), dump)
 }
@@ -214,10 +220,18 @@ fn run(
     recorder: &mut Recorder,
 ) -> Option<String> {
     let mut stepped = false;
+    let mut mmio = Seen::new(&group.outside.buses.mmio);
     // A machine may start paused.
     group.control.attend(index, &mut Hands { vcpu, recorder, stepped: &mut stepped });
     while !group.power.ended() {
-        match run::once(vcpu, index, &group.outside, recorder) {
+        if group.outside.buses.map.is_asked()
+            && let Err(error) = run::settle(&group.outside, &mut mmio, recorder)
+        {
+            let error = crate::chain(&error);
+            group.power.end(Outcome::MachineFailed { error: error.clone() });
+            return Some(error);
+        }
+        match run::once(vcpu, index, &group.outside, &mut mmio, recorder) {
             Next::GoOn => {}
             Next::Called => {
                 kick::heard(vcpu);
