@@ -31,7 +31,6 @@ static MEMORY: fn() -> Vec<Case> = || {
     vec![
         case("doorbell_of_a_window_that_moved_rings_with_no_exit", doorbell_rings_with_no_exit),
         case("pages_that_guest_and_devices_write_are_told_once", pages_written_are_told_once),
-        case("pages_that_fw_cfg_writes_are_told", pages_that_fw_cfg_writes_are_told),
         case("rom_comes_and_goes_while_the_guest_runs", rom_comes_and_goes),
         case("machine_runs_on_ram_of_each_kind", machine_runs_on_ram_of_each_kind),
         case("transparent_huge_pages_are_used_where_the_host_has_them", huge_pages_are_used),
@@ -94,7 +93,7 @@ fn pages_written_are_told_once() -> Result<()> {
     let (machine, says) = waiting("pages-written")?;
     let controller = machine.controller();
     controller.start_dirty_log()?;
-    let ended = with(machine, |controller| {
+    let ended = with(machine, move |controller| {
         waits(&says)?;
         controller.pause()?;
         assert_eq!(fetch(controller)?, [0x30_0000, 0x30_2000, 0x30_3000, 0x30_4000, 0x50_0000]);
@@ -120,24 +119,12 @@ fn go(controller: &Controller) -> Result<()> {
     Ok(controller.memory().write_obj(1u32, GuestAddress(fixture::GO.into()))?)
 }
 
-fn pages_that_fw_cfg_writes_are_told() -> Result<()> {
-    let payload = fixtures::with_devices().into_iter().find(|payload| payload.name == "fw-cfg-dma");
-    let super::Staged(config, _) = super::flat(&payload.ok_or("no such payload")?)?;
-    let machine = super::control::build(&config)?;
-    let controller = machine.controller();
-    controller.start_dirty_log()?;
-    let _as_it_ends = with(machine, |_| Ok(()))?;
-    let pages = fetch(&controller)?;
-    assert!(!pages.is_empty(), "{pages:x?}");
-    Ok(())
-}
-
 fn rom_comes_and_goes() -> Result<()> {
     let (machine, says) = waiting("rom-comes-and-goes")?;
     let rom = |word: u32| word.to_le_bytes().repeat(0x400);
     let [first, second] = fixture::ROM_WORDS;
     let controller = machine.controller();
-    let ended = with(machine, |controller| {
+    let ended = with(machine, move |controller| {
         let id = controller.add_rom("first ROM", fixture::ROM, &rom(first))?;
         waits(&says)?;
         let overlap = controller.add_rom("other ROM", fixture::ROM, &rom(second)).unwrap_err();
@@ -210,7 +197,7 @@ fn huge_pages_are_used() -> Result<()> {
     other.write_obj(1u8, SECOND)?;
     let has = on_huge_pages(other.get_host_address(SECOND)?.addr())? > 0;
     let (machine, says) = waiting("pages-written")?;
-    with(machine, |controller| {
+    with(machine, move |controller| {
         waits(&says)?;
         let used = on_huge_pages(controller.memory().get_host_address(SECOND)?.addr())?;
         assert!(used > 0 || !has, "the guest has touched two of them");
