@@ -8,11 +8,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kvm_bindings::{
     KVM_API_VERSION, KVM_MAX_CPUID_ENTRIES, KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY, KVM_PIT_SPEAKER_DUMMY,
+    KvmIrqRouting,
     kvm_pit_config, kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Cap, IoEventAddress, Kvm, VcpuFd, VmFd};
 use vmm_sys_util::eventfd::EventFd;
 
+use crate::irq::{Msi, Routes};
 use crate::layout::{IDENTITY_MAP_ADDRESS, TSS_ADDRESS};
 use crate::memory::map::{Listener, MapError};
 use crate::memory::region::SlotMemory;
@@ -138,6 +140,8 @@ pub(crate) struct Vm {
     slots: Mutex<BTreeMap<u32, SlotMemory>>,
     /// Whether there are zones whose writes are coalesced.
     coalesces: AtomicBool,
+    /// Where interrupts lead; held while KVM is told.
+    routes: Mutex<Routes>,
 }
 
 impl Vm {
@@ -161,7 +165,10 @@ impl Vm {
             fd.create_pit2(pit).map_err(KvmError::refused("KVM_CREATE_PIT2"))?;
         }
         let slots_most = u32::try_from(kvm.get_nr_memslots()).unwrap_or(u32::MAX);
-        Ok(Arc::new(Self { fd, slots_most, slots: Mutex::default(), coalesces: AtomicBool::new(false) }))
+        let limit = if irqchip { fd.check_extension_int(Cap::IrqRouting) } else { 0 };
+        let routes = Mutex::new(Routes::new(u32::try_from(limit).unwrap_or(0)));
+        let coalesces = AtomicBool::new(false);
+        Ok(Arc::new(Self { fd, slots_most, slots: Mutex::default(), coalesces, routes }))
     }
 
     /// How many memory slots there are.
@@ -176,6 +183,59 @@ impl Vm {
     /// Has KVM raise an edge at `gsi` for each count of `line`.
     pub(crate) fn connect(&self, line: &EventFd, gsi: u32) -> Result<(), KvmError> {
         self.fd.register_irqfd(line, gsi).map_err(KvmError::refused("KVM_IRQFD"))
+    }
+
+    /// Has KVM raise `gsi` for each count of `raise` until the guest ends the interrupt, which counts `ended`.
+    pub(crate) fn connect_level(
+        &self,
+        (raise, ended): (&EventFd, &EventFd),
+        gsi: u32,
+    ) -> Result<(), KvmError> {
+        if !self.fd.check_extension(Cap::IrqfdResample) {
+            return Err(KvmError::Capability("KVM_CAP_IRQFD_RESAMPLE"));
+        }
+        let step = "KVM_IRQFD with KVM_IRQFD_FLAG_RESAMPLE";
+        self.fd.register_irqfd_with_resample(raise, ended, gsi).map_err(KvmError::refused(step))
+    }
+
+    /// Gives each count of `line` a number of its own, which leads nowhere yet.
+    pub(crate) fn connect_message(&self, line: &EventFd) -> Result<u32, KvmError> {
+        let mut routes = self.routes();
+        let gsi = routes.allocate().ok_or(KvmError::Capability("room for interrupt routes"))?;
+        self.connect(line, gsi).inspect_err(|_| routes.free(gsi))?;
+        Ok(gsi)
+    }
+
+    /// Has `gsi`, a number of [`Self::connect_message`], lead to `msi`.
+    pub(crate) fn route_message(&self, gsi: u32, msi: Msi) -> Result<(), KvmError> {
+        let mut routes = self.routes();
+        let before = routes.set(gsi, Some(msi));
+        self.publish(&routes).map_err(|error| {
+            routes.set(gsi, before);
+            error
+        })
+    }
+
+    /// Takes back what [`Self::connect_message`] gave. The line goes before its number: a late count must not reach
+    /// the number's next owner.
+    pub(crate) fn disconnect_message(&self, line: &EventFd, gsi: u32) {
+        let mut routes = self.routes();
+        // A number that can't be taken back stays with the line until the VM goes.
+        if self.fd.unregister_irqfd(line, gsi).is_ok() {
+            routes.free(gsi);
+            let _the_route_stays_with_nobody_to_raise_it = self.publish(&routes);
+        }
+    }
+
+    fn routes(&self) -> MutexGuard<'_, Routes> {
+        self.routes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn publish(&self, routes: &Routes) -> Result<(), KvmError> {
+        let step = "KVM_SET_GSI_ROUTING";
+        let table = KvmIrqRouting::from_entries(&routes.entries())
+            .map_err(|error| KvmError::Refused { step, source: io::Error::other(error) })?;
+        self.fd.set_gsi_routing(&table).map_err(KvmError::refused(step))
     }
 
     /// Has KVM collect writes to the `size` ports or bytes at `zone` in the VM's ring, with no exit until it is full. Where

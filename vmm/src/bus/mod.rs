@@ -6,6 +6,7 @@ mod access;
 mod published;
 mod sizes;
 mod table;
+mod unclaimed;
 
 use std::sync::{Arc, Mutex};
 
@@ -13,6 +14,8 @@ pub use access::Taken;
 pub(crate) use published::{Published, Seen};
 pub use sizes::{AccessSizes, Width};
 pub use table::{Bus, BusError};
+pub(crate) use unclaimed::Unclaimed;
+pub use unclaimed::{UnclaimedAccess, UnclaimedReport};
 
 /// A device as a bus sees it: it knows offsets into its range, never its address.
 ///

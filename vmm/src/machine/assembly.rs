@@ -8,9 +8,10 @@ use kvm_ioctls::IoEventAddress;
 
 use super::backend::{BackendError, Backends, Connected};
 use super::outlet::outlet;
+use super::unclaimed::UnclaimedTeller;
 use super::{ConsoleEnd, Machine, MachineError, MachineIo};
 use crate::block::RawDisk;
-use crate::bus::{Bus, BusDevice};
+use crate::bus::{Bus, BusDevice, BusError, Unclaimed, Width};
 use crate::config::{Backend, Boot, FW_CFG_E820, FwCfgFile, MachineConfig, PvPanicConfig};
 use crate::device::debug_console::DebugConsole;
 use crate::device::debug_exit::DebugExit;
@@ -18,19 +19,19 @@ use crate::device::fw_cfg::{Facts, File, FwCfg};
 use crate::device::i8042::I8042;
 use crate::device::post::Post;
 use crate::device::power::AcpiPower;
-use crate::device::probe::{Doorbells, Probe};
+use crate::device::probe::{CELLS, Cells, Doorbells, Probe};
 use crate::device::pvpanic::{PanicNotice, PvPanic};
 use crate::device::rtc::{NmiMask, Rtc};
 use crate::device::testdev::{Lines, TestLines, TestMemory, TestPorts};
 use crate::device::uart::Uart;
-use crate::irq::{Interrupt, Irqfd, Unconnected};
+use crate::irq::{Interrupt, Irqfd, LevelIrqfd, MsiIrqfd, Unconnected};
 use crate::kvm::{self, KvmError, Vm};
 use crate::layout::{
-    ACPI_SLEEP, COM, COM_GSIS, DEBUG_CONSOLE, DEBUG_EXIT, FIRMWARE_CONSOLE, FW_CFG, FW_CFG_SIZE,
-    I8042 as I8042_PORT, IDENTITY_MAP_ADDRESS, IOAPIC, LAPIC, POST, PROBE_GSI, PROBE_MMIO, PROBE_MMIO_SIZE,
-    PROBE_PIO, PROBE_PIO_SIZE, PROBE_STREAM_PIO, PROBE_STREAM_PIO_SIZE, PROBE_WINDOW, PROBE_WINDOW_SIZE,
-    PVPANIC, RTC, TESTDEV, TESTDEV_IRQ, TESTDEV_IRQ_SIZE, TESTDEV_MMIO, TESTDEV_MMIO_SIZE, TESTDEV_SIZE,
-    TSS_ADDRESS, VIRTIO_MMIO_SIZE, virtio_mmio_address, virtio_mmio_gsi,
+    ACPI_SLEEP, APIC_SIZE, COM, COM_GSIS, DEBUG_CONSOLE, DEBUG_EXIT, FIRMWARE_CONSOLE, FW_CFG, FW_CFG_SIZE,
+    I8042 as I8042_PORT, I8042_COMMAND, IDENTITY_MAP_ADDRESS, IOAPIC, KVMS_PORTS, LAPIC, POST, PROBE_CELLS_MMIO, PROBE_CELLS_PIO,
+    PROBE_GSI, PROBE_LEVEL_GSI, PROBE_MMIO, PROBE_MMIO_SIZE, PROBE_PIO, PROBE_PIO_SIZE, PROBE_STREAM_PIO,
+    PROBE_STREAM_PIO_SIZE, PROBE_WINDOW, PROBE_WINDOW_SIZE, PVPANIC, RTC, TESTDEV, TESTDEV_IRQ, TESTDEV_IRQ_SIZE, TESTDEV_MMIO,
+    TESTDEV_MMIO_SIZE, TESTDEV_SIZE, TSS_ADDRESS, VIRTIO_MMIO_SIZE, virtio_mmio_address, virtio_mmio_gsi,
 };
 use crate::memory::map::MemoryMap;
 use crate::memory::on_bus::BusListener;
@@ -78,14 +79,16 @@ pub(super) fn assemble(node: &Path, config: &MachineConfig, io: MachineIo) -> Re
         let rom = crate::boot::firmware::read(image)?;
         map.add_rom("firmware ROM", rom.base, &rom.bytes)?;
     }
-    let mut wiring = Wiring { vm: &vm, irqchip: config.irqchip, pio: Bus::new(), map: &map };
+    let pio = port_bus(config.irqchip)?;
+    let mut wiring = Wiring { vm: &vm, irqchip: config.irqchip, pio, map: &map };
     let uart = wiring.serial(0, &config.com1, &mut backends)?;
     for (index, backend) in (1..).zip([&config.com2, &config.com3, &config.com4]) {
         if *backend != Backend::Absent {
             wiring.serial(index, backend, &mut backends)?;
         }
     }
-    wiring.pio("i8042", I8042_PORT, 5, I8042::new(power.clone()))?;
+    wiring.pio("i8042", I8042_PORT, 1, I8042::new(power.clone()))?;
+    wiring.pio("i8042", I8042_COMMAND, 1, I8042::new(power.clone()).command())?;
     wiring.pio("ACPI power", ACPI_SLEEP, 3, AcpiPower::new(power.clone()))?;
     wiring.pio("debug-exit", DEBUG_EXIT, 4, DebugExit::new(power.clone()))?;
     wiring.pio("POST", POST, 1, Post::new())?;
@@ -105,7 +108,7 @@ pub(super) fn assemble(node: &Path, config: &MachineConfig, io: MachineIo) -> Re
     if config.testdev {
         wiring.testdev(&memory)?;
     }
-    let probe = config.probe.then(|| wiring.probe(&memory)).transpose()?;
+    let doorbell = config.probe.then(|| wiring.probe(&memory)).transpose()?;
     let memory = Arc::new(memory);
     let virtio = devices
         .into_iter()
@@ -113,9 +116,12 @@ pub(super) fn assemble(node: &Path, config: &MachineConfig, io: MachineIo) -> Re
         .map(|(index, device)| wiring.virtio(index, device, &memory))
         .collect::<Result<_, _>>()?;
     let buses = Buses { pio: wiring.pio, mmio, map: Arc::new(map) };
-    let vcpus = Ready::new(&kvm, vm, (config.cpus, config.irqchip), entry, buses, power.clone())?;
+    let unclaimed = if config.strict { Unclaimed::strict(config.allowed.clone()) } else { Arc::default() };
+    let to = (buses, unclaimed.clone());
+    let vcpus = Ready::new(&kvm, vm, (config.cpus, config.irqchip), entry, to, power.clone())?;
     let Backends { drains, ptys, .. } = backends;
-    Ok(Machine { vcpus, power, uart, virtio, drains, panic_notice, nmi_mask, doorbell: probe, ptys })
+    let teller = UnclaimedTeller::new(unclaimed);
+    Ok(Machine { vcpus, power, uart, virtio, drains, panic_notice, nmi_mask, doorbell, ptys, teller })
 }
 
 pub(super) fn check(config: &MachineConfig, and_load: bool) -> Result<(), MachineError> {
@@ -128,6 +134,17 @@ pub(super) fn check(config: &MachineConfig, and_load: bool) -> Result<(), Machin
         crate::boot::load(&memory, config, config.disks.len() + 1)?;
     }
     Ok(())
+}
+
+/// The bus of ports without devices. Where KVM's interrupt controllers and timer are, no access reaches them.
+fn port_bus(irqchip: bool) -> Result<Bus, BusError> {
+    let mut pio = Bus::new();
+    if irqchip {
+        for (owner, range) in KVMS_PORTS {
+            pio.reserve(owner, *range)?;
+        }
+    }
+    Ok(pio)
 }
 
 /// The virtio devices, in the order of their addresses: the console first, then the disks.
@@ -161,8 +178,8 @@ fn empty_table(vm: &Vm, bits: u32, irqchip: bool) -> Table {
     table.reserve("KVM's identity map", (IDENTITY_MAP_ADDRESS, PAGE));
     table.reserve("KVM's task state", (TSS_ADDRESS, 3 * PAGE));
     if irqchip {
-        table.reserve("the I/O APIC", (IOAPIC, PAGE));
-        table.reserve("the local APIC", (LAPIC, PAGE));
+        table.reserve("the I/O APIC", (IOAPIC, APIC_SIZE));
+        table.reserve("the local APIC", (LAPIC, APIC_SIZE));
     }
     table
 }
@@ -266,6 +283,27 @@ impl Wiring<'_> {
         Ok(())
     }
 
+    /// The probe with its interrupts of each kind.
+    fn bare_probe(&self, memory: &GuestMemory) -> Result<Probe, MachineError> {
+        let probe = Probe::new(memory.clone(), self.line(PROBE_GSI)?);
+        if !self.irqchip {
+            return Ok(probe);
+        }
+        let level = LevelIrqfd::new().map_err(MachineError::Io)?;
+        self.vm.connect_level(level.eventfds(), PROBE_LEVEL_GSI)?;
+        Ok(probe.with(Arc::new(level), Arc::new(MsiIrqfd::new(self.vm.clone())?)))
+    }
+
+    /// The probe's cells, on both buses: bytes, and next to them four bytes each.
+    fn cells(&mut self) -> Result<(), MachineError> {
+        for (offset, width) in [(0, Width::Byte), (CELLS, Width::Double)] {
+            let cells = || Arc::new(Mutex::new(Cells::new(width)));
+            self.pio.insert("probe cells", (u64::from(PROBE_CELLS_PIO) + offset, CELLS), cells())?;
+            self.window("probe cells", PROBE_CELLS_MMIO + offset, Window::new(CELLS, cells()))?;
+        }
+        Ok(())
+    }
+
     fn testdev(&mut self, memory: &GuestMemory) -> Result<(), MachineError> {
         self.pio("testdev ports", TESTDEV, TESTDEV_SIZE, TestPorts::new(memory.clone()))?;
         let lines = TestLines::new(self.vm.clone());
@@ -283,9 +321,10 @@ impl Wiring<'_> {
         Ok(())
     }
 
+    /// The probe, on both buses, with its window that moves.
     fn probe(&mut self, memory: &GuestMemory) -> Result<Doorbells, MachineError> {
         let doorbells = Doorbells::new().map_err(MachineError::Io)?;
-        let probe = Probe::new(memory.clone(), self.line(PROBE_GSI)?);
+        let probe = self.bare_probe(memory)?;
         self.pio("probe", PROBE_PIO, PROBE_PIO_SIZE, probe.pio())?;
         self.pio("probe", PROBE_STREAM_PIO, PROBE_STREAM_PIO_SIZE, probe.stream())?;
         self.vm.coalesce(IoEventAddress::Pio(PROBE_STREAM_PIO.into()), STREAM_SIZE)?;
@@ -299,6 +338,7 @@ impl Wiring<'_> {
         let movable = Window::new(PROBE_WINDOW_SIZE, Arc::new(Mutex::new(device)));
         let movable = Window { doorbells: vec![bell], zones: vec![zone], mover: Some(mover), ..movable };
         self.window("probe window", PROBE_WINDOW, movable)?;
+        self.cells()?;
         Ok(doorbells)
     }
 

@@ -3,14 +3,15 @@
 use kvm_bindings::{KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN};
 use kvm_ioctls::{VcpuExit, VcpuFd};
 
+use super::access::Accesses;
 use super::controller::DebugStop;
 use super::exit;
 use super::pages::SharedPages;
 use super::thread::Outside;
-use crate::bus::{Bus, Seen};
-use crate::memory::MapError;
+use crate::bus::Seen;
+use crate::config::BusKind;
 use crate::outcome::Outcome;
-use crate::trace::{ExitKind, Recorder, Space};
+use crate::trace::{ExitKind, Recorder};
 
 /// `-KVM_ENOSYS`: what a guest gets for a hypercall that its hypervisor does not have.
 const NO_SUCH_HYPERCALL: u64 = (-1000i64).cast_unsigned();
@@ -37,18 +38,20 @@ pub(super) fn once(
     mmio: &mut Seen,
     recorder: &mut Recorder,
 ) -> Next {
-    let pio = &outside.buses.pio;
     let exit = vcpu.run();
-    // Not before: it may have been in there for hours.
-    let mmio = mmio.fresh(&outside.buses.mmio);
+    // The bus as it is by now: the guest may have been in there for hours.
+    let mut accesses = outside.accesses(mmio, recorder);
     // What the guest wrote before it left comes first.
-    drain(outside, mmio, recorder);
+    outside.drain(&mut accesses);
+    if let Some((outcome, why)) = accesses.end {
+        return Next::End(outcome, why);
+    }
     let exit = match exit {
         Ok(exit) => exit,
         Err(error) => {
             return match error.errno() {
                 libc::EINTR => {
-                    recorder.exit(ExitKind::Intr);
+                    accesses.recorder.exit(ExitKind::Intr);
                     Next::Called
                 }
                 // A vCPU that waited for its start-up interrupt got it.
@@ -62,7 +65,7 @@ pub(super) fn once(
         }
     };
     let kind = exit::kind(&exit);
-    recorder.exit(kind);
+    accesses.recorder.exit(kind);
     let named = |outcome| Next::End(outcome, kind.name().to_owned());
     match exit {
         VcpuExit::IoIn(port, data) => {
@@ -77,8 +80,7 @@ pub(super) fn once(
             #[allow(unsafe_code)]
             let data = unsafe { &mut *data };
             for element in data.chunks_exact_mut(size) {
-                let device = pio.read(port.into(), element).device;
-                recorder.access(device, (Space::Pio, false), port.into(), element);
+                accesses.read(index, BusKind::Pio, port.into(), element);
             }
         }
         VcpuExit::IoOut(port, data) => {
@@ -90,18 +92,11 @@ pub(super) fn once(
             #[allow(unsafe_code)]
             let data = unsafe { &*data };
             for element in data.chunks_exact(size) {
-                let device = pio.write(port.into(), element).device;
-                recorder.access(device, (Space::Pio, true), port.into(), element);
+                accesses.write(Some(index), BusKind::Pio, port.into(), element);
             }
         }
-        VcpuExit::MmioRead(address, data) => {
-            let device = mmio.read(address, data).device;
-            recorder.access(device, (Space::Mmio, false), address, data);
-        }
-        VcpuExit::MmioWrite(address, data) => {
-            let device = mmio.write(address, data).device;
-            recorder.access(device, (Space::Mmio, true), address, data);
-        }
+        VcpuExit::MmioRead(address, data) => accesses.read(index, BusKind::Mmio, address, data),
+        VcpuExit::MmioWrite(address, data) => accesses.write(Some(index), BusKind::Mmio, address, data),
         VcpuExit::Intr => return Next::Called,
         // Only a machine without interrupt controllers sees this one: nothing can ever wake the processor.
         VcpuExit::Hlt => return named(Outcome::Halted),
@@ -143,23 +138,44 @@ pub(super) fn once(
         }
         other => return unexpected(index, exit::describe(&other)),
     }
-    Next::GoOn
+    match accesses.end {
+        Some((outcome, why)) => Next::End(outcome, why),
+        None => Next::GoOn,
+    }
 }
 
-/// Hands over the writes that KVM has collected.
-fn drain(outside: &Outside, mmio: &Bus, recorder: &mut Recorder) {
-    let Some(ring) = &outside.ring else { return };
-    ring.take(|space, address, data| {
-        let bus = if space == Space::Pio { &outside.buses.pio } else { mmio };
-        recorder.access(bus.write(address, data).device, (space, true), address, data);
-    });
-}
+impl Outside {
+    /// What carries out accesses to the devices where they are now.
+    #[inline]
+    fn accesses<'a>(&'a self, mmio: &'a mut Seen, recorder: &'a mut Recorder) -> Accesses<'a> {
+        let (pio, mmio) = (&self.buses.pio, mmio.fresh(&self.buses.mmio));
+        Accesses { pio, mmio, unclaimed: &self.unclaimed, recorder, end: None }
+    }
 
-/// Moves the windows whose devices asked for it, after what was written to them where they were.
-#[cold]
-pub(super) fn settle(outside: &Outside, mmio: &mut Seen, recorder: &mut Recorder) -> Result<(), MapError> {
-    let buses = &outside.buses;
-    buses.map.settle(|| drain(outside, mmio.fresh(&buses.mmio), recorder))
+    /// Hands over the writes that KVM has collected.
+    #[inline]
+    fn drain(&self, accesses: &mut Accesses<'_>) {
+        if let Some(ring) = &self.ring {
+            ring.take(|bus, address, data| accesses.write(None, bus, address, data));
+        }
+    }
+
+    /// Moves the windows whose devices asked for it, after what was written to them where they were. Tells how that ends the
+    /// machine, if it does.
+    #[cold]
+    pub(super) fn settle(&self, mmio: &mut Seen, recorder: &mut Recorder) -> Option<(Outcome, String)> {
+        let mut end = None;
+        let settled = self.buses.map.settle(|| {
+            let mut accesses = self.accesses(mmio, recorder);
+            self.drain(&mut accesses);
+            end = accesses.end;
+        });
+        if let Err(error) = settled {
+            let error = crate::chain(&error);
+            end = Some((Outcome::MachineFailed { error: error.clone() }, error));
+        }
+        end
+    }
 }
 
 /// The end of a machine that has no answer to an exit.

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use kvm_bindings::{KVM_MP_STATE_HALTED, KVM_MP_STATE_INIT_RECEIVED, KVM_MP_STATE_UNINITIALIZED};
 use kvm_ioctls::{Kvm, VcpuFd};
 
+use super::access::Buses;
 use super::control::{Control, Hands};
 use super::controller::Controller;
 use super::cpuid;
@@ -18,7 +19,7 @@ use super::ring::Ring;
 use super::run::{self, Next};
 use super::setup::{self, EntryState};
 use super::steps;
-use crate::bus::{Bus, Published, Seen};
+use crate::bus::{Seen, Unclaimed};
 use crate::dump::VcpuDump;
 use crate::kvm::{KvmError, Vm};
 use crate::memory::map::MemoryMap;
@@ -29,16 +30,6 @@ use crate::trace::{ExitKind, Recorder, VcpuTrace};
 const DR6_BS: u64 = 1 << 14;
 /// RFLAGS: maskable interrupts are taken.
 const RFLAGS_IF: u64 = 1 << 9;
-
-/// The devices that a vCPU's accesses go to.
-pub(crate) struct Buses {
-    /// Ports: they stay where they are.
-    pub(crate) pio: Bus,
-    /// Memory: windows may move.
-    pub(crate) mmio: Arc<Published>,
-    /// Who moves them.
-    pub(crate) map: Arc<MemoryMap>,
-}
 
 /// A vCPU's answer to the question whether it can ever go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,6 +74,7 @@ struct Group {
 /// What an exit is handled with.
 pub(super) struct Outside {
     pub(super) buses: Buses,
+    pub(super) unclaimed: Arc<Unclaimed>,
     pub(super) pages: SharedPages,
     /// The VM's ring, if there are zones whose writes it takes.
     pub(super) ring: Option<Ring>,
@@ -101,7 +93,7 @@ impl Ready {
         vm: Arc<Vm>,
         (cpus, irqchip): (u32, bool),
         entry: EntryState,
-        buses: Buses,
+        (buses, unclaimed): (Buses, Arc<Unclaimed>),
         power: PowerSwitch,
     ) -> Result<Self, KvmError> {
         let cpuid = cpuid::supported(kvm)?;
@@ -124,7 +116,7 @@ impl Ready {
             _ => None,
         };
         let map = buses.map.clone();
-        let outside = Outside { buses, pages, ring };
+        let outside = Outside { buses, unclaimed, pages, ring };
         let msrs = kvm.get_msr_index_list().map_err(KvmError::refused("KVM_GET_MSR_INDEX_LIST"))?;
         let control = Control::new(cpus, power.clone(), map, msrs.as_slice().into());
         let control = Arc::new(control);
@@ -225,11 +217,10 @@ fn run(
     group.control.attend(index, &mut Hands { vcpu, recorder, stepped: &mut stepped });
     while !group.power.ended() {
         if group.outside.buses.map.is_asked()
-            && let Err(error) = run::settle(&group.outside, &mut mmio, recorder)
+            && let Some((outcome, why)) = group.outside.settle(&mut mmio, recorder)
         {
-            let error = crate::chain(&error);
-            group.power.end(Outcome::MachineFailed { error: error.clone() });
-            return Some(error);
+            group.power.end(outcome);
+            return Some(why);
         }
         match run::once(vcpu, index, &group.outside, &mut mmio, recorder) {
             Next::GoOn => {}

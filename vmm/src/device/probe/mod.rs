@@ -5,6 +5,7 @@
 //! misplacing of accesses shows. Only [`reg::ACCESS_COUNT`] and [`reg::INTERRUPT`] take writes of any width.
 
 mod bank;
+mod cells;
 mod dma;
 mod log;
 #[cfg(test)]
@@ -17,10 +18,11 @@ use kiln_protocol::addresses::PROBE_WINDOW;
 use kiln_protocol::probe as reg;
 
 use crate::bus::BusDevice;
-use crate::irq::Interrupt;
+use crate::irq::{Interrupt, LevelInterrupt, MessageInterrupt};
 use crate::memory::GuestMemory;
 use crate::memory::region::Mover;
 use bank::Bank;
+pub use cells::{CELLS, Cells};
 use window::Place;
 pub use window::{Doorbells, Movable};
 
@@ -34,6 +36,13 @@ impl Probe {
     #[must_use]
     pub fn new(memory: GuestMemory, interrupt: Arc<dyn Interrupt>) -> Self {
         Self { bank: Arc::new(Mutex::new(Bank::new(memory, interrupt))) }
+    }
+
+    /// With a level-triggered line, and an interrupt that is a message; without, those lead nowhere.
+    #[must_use]
+    pub fn with(self, level: Arc<dyn LevelInterrupt>, message: Arc<dyn MessageInterrupt>) -> Self {
+        self.bank.lock().unwrap_or_else(PoisonError::into_inner).connect(level, message);
+        self
     }
 
     /// The bank as a device for the PIO bus.
