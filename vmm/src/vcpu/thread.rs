@@ -22,7 +22,6 @@ use super::steps;
 use crate::bus::{Seen, Unclaimed};
 use crate::dump::VcpuDump;
 use crate::kvm::{KvmError, Vm};
-use crate::memory::map::MemoryMap;
 use crate::outcome::{Outcome, PowerSwitch};
 use crate::trace::{ExitKind, Recorder, VcpuTrace};
 
