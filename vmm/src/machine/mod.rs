@@ -23,6 +23,7 @@ pub use running::{Ended, Running, Stopper};
 
 use crate::config::{Boot, MachineConfig};
 use crate::control::{Endpoint, Served, Subject};
+use crate::device::probe::Doorbells;
 use crate::device::pvpanic::PanicNotice;
 use crate::device::rtc::NmiMask;
 use crate::event_loop::EventLoop;
@@ -48,6 +49,7 @@ pub struct Machine {
     fittings: Fittings,
     panic_notice: PanicNotice,
     nmi_mask: NmiMask,
+    doorbell: Option<Doorbells>,
     ptys: Vec<(String, PathBuf)>,
 }
 
@@ -126,6 +128,12 @@ impl Machine {
     #[must_use]
     pub fn nmi_mask(&self) -> NmiMask {
         self.nmi_mask.clone()
+    }
+
+    /// How often the guest has rung the doorbell in the probe's window, if there is a probe; also once the machine runs.
+    #[must_use]
+    pub fn doorbells(&self) -> Option<Doorbells> {
+        self.doorbell.clone()
     }
 
     /// The pseudo-terminals that serial ports and consoles are connected to: the device's name, the terminal's path.
