@@ -33,12 +33,15 @@ pub(crate) fn child_events() -> io::Result<OwnedFd> {
     }
 }
 
-/// Between fork and exec: a session of its own, signals as they are by default, and `events` as
-/// descriptor 3.
-pub(crate) fn become_program(events: Option<i32>) -> io::Result<()> {
+/// Between fork and exec: a session of its own, on the terminal that standard input is if `terminal`; signals as they
+/// are by default, and `events` as descriptor 3.
+pub(crate) fn become_program(terminal: bool, events: Option<i32>) -> io::Result<()> {
     // SAFETY: all of these are async-signal-safe, and the set is initialised before it is used.
     unsafe {
         if libc::setsid() < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        if terminal && libc::ioctl(0, libc::TIOCSCTTY, 0) != 0 {
             return Err(io::Error::last_os_error());
         }
         for signal in 1..=64 {
@@ -57,6 +60,13 @@ pub(crate) fn become_program(events: Option<i32>) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// The leader of the session that the process `pid` is in; 0 is one that is not to be seen from here, as that of the
+/// kernel's own threads, which rustix takes for impossible.
+pub(crate) fn session(pid: i32) -> i32 {
+    // SAFETY: no memory is touched.
+    unsafe { libc::getsid(pid) }
 }
 
 /// Brings the loopback interface up.

@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 
 use kiln_protocol::wire::{self, DATA_MAX, Decoder, Envelope, Hello, ToAgent, ToHost, WINDOW, encode};
 
-use super::{AgentError, Client, Command, ProcessEvent, Status};
+use super::{AgentError, Client, Command, ProcessEvent, Status, TerminalSize};
 
 /// The guest's end of a port, played by the test.
 struct Fake {
@@ -175,6 +175,27 @@ fn what_came_before_the_end_is_still_given() {
     assert_eq!(process.next_event().unwrap(), ProcessEvent::Stdout(b"last words".to_vec()));
     assert_eq!(process.next_event().unwrap(), ProcessEvent::Exited(Status::Code(0)));
     assert!(process.next_event().is_err());
+}
+
+#[test]
+fn terminal_is_asked_what_it_is_asked_and_tells_its_end() {
+    let size = TerminalSize { rows: 50, columns: 132 };
+    let (client, agent) = with(move |fake| {
+        let Some(Envelope { id, message: ToAgent::Exec(exec) }) = fake.next() else { panic!("no program") };
+        assert_eq!(exec.terminal, Some(TerminalSize { rows: 24, columns: 80 }));
+        fake.send(id, ToHost::Started { pid: 2 });
+        assert_eq!(fake.next(), Some(Envelope { id, message: ToAgent::Resize(size) }));
+        assert_eq!(fake.next(), Some(Envelope { id, message: ToAgent::HangUp }));
+        fake.send(id, ToHost::Exited(Status::Signal(1)));
+    });
+    let mut process =
+        client.exec(Command { terminal: Some(TerminalSize { rows: 24, columns: 80 }), ..cat() }).unwrap();
+    let terminal = process.terminal().unwrap();
+    terminal.resize(size).unwrap();
+    terminal.clone().hang_up().unwrap();
+    assert_eq!(process.next_event().unwrap(), ProcessEvent::Started(2));
+    assert_eq!(process.next_event().unwrap(), ProcessEvent::Exited(Status::Signal(1)));
+    agent.join().unwrap();
 }
 
 #[test]

@@ -49,7 +49,7 @@ pub fn execute_with(
     body: impl FnOnce(Client, Option<UnixStream>, Controller) -> Result<(), String> + Send,
 ) -> Report {
     let (mut out, mut err) = (io::sink(), io::sink());
-    let io = TaskIo { stdin: None, stdout: &mut out, stderr: &mut err, console: None };
+    let io = TaskIo { stdin: None, stdout: &mut out, stderr: &mut err, console: None, line: None };
     carry_out(plan, directory, io, Some(Box::new(body)))
 }
 

@@ -6,6 +6,7 @@
 mod dispatch;
 mod execute;
 mod judge;
+mod line;
 mod plan;
 mod recipe;
 mod report;
@@ -13,8 +14,9 @@ mod task;
 mod typist;
 mod vmlinux;
 
-pub use dispatch::{Accel, AccelChoice, DispatchError, Done, choose, dispatch};
+pub use dispatch::{Accel, AccelChoice, DispatchError, Done, Prepared, choose, prepare};
 pub use execute::{execute, execute_with};
+pub use line::{Line, TerminalInput};
 pub use plan::{CommandPlan, Plan, Task, cmdline};
 pub use recipe::Recipe;
 pub use report::{Assertion, Report};
