@@ -10,19 +10,19 @@ pub(crate) fn kernel_release() -> String {
     rustix::system::uname().release().to_string_lossy().into_owned()
 }
 
-fn child_signal() -> libc::sigset_t {
+fn set_of(signal: i32) -> libc::sigset_t {
     // SAFETY: a signal set is plain memory, and is filled by the two calls.
     unsafe {
         let mut set = mem::zeroed();
         libc::sigemptyset(&raw mut set);
-        libc::sigaddset(&raw mut set, libc::SIGCHLD);
+        libc::sigaddset(&raw mut set, signal);
         set
     }
 }
 
-/// A descriptor that is readable when children ended; their signal is no longer delivered otherwise.
-pub(crate) fn child_events() -> io::Result<OwnedFd> {
-    let set = child_signal();
+/// A descriptor that is readable when `signal` came, which is no longer delivered otherwise.
+pub(crate) fn signal_events(signal: i32) -> io::Result<OwnedFd> {
+    let set = set_of(signal);
     // SAFETY: the set is initialised; the descriptor is new and nobody else's.
     unsafe {
         if libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) != 0 {

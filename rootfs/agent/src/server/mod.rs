@@ -29,7 +29,7 @@ use self::transfer::{Get, Put};
 
 /// Serves until the end.
 pub(crate) fn serve(port: OwnedFd, warnings: Vec<String>) -> Result<Ending, ServeError> {
-    let signals = crate::system::child_events().map_err(ServeError::Io)?;
+    let signals = crate::system::signal_events(libc::SIGCHLD).map_err(ServeError::Io)?;
     let hello = ToHost::Hello(Hello {
         protocol: wire::VERSION,
         agent: env!("CARGO_PKG_VERSION").to_owned(),

@@ -40,6 +40,12 @@ fn text(process: &mut Process) -> (String, Status) {
     (String::from_utf8(output.stdout).unwrap(), status)
 }
 
+fn make_fifo(fixture: &Fixture) -> String {
+    let fifo = fixture.path("fifo");
+    mknodat(CWD, &fifo, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    fifo
+}
+
 #[test]
 fn program_has_its_terminal_with_the_window_that_was_asked_for() {
     let fixture = Fixture::new("window");
@@ -111,8 +117,13 @@ fn all_that_was_written_before_the_end_arrives() {
 #[test]
 fn terminal_survives_a_program_that_lets_go_of_it_for_a_while() {
     let fixture = Fixture::new("reopen");
-    let script = "exec </dev/null >/dev/null 2>&1; sleep 0.1; echo back >/dev/tty";
-    let (mut process, _stdin) = on_terminal(&fixture, script);
+    let fifo = make_fifo(&fixture);
+    let script = format!("exec </dev/null >/dev/null 2>&1; read x <{fifo}; echo back >/dev/tty");
+    let (mut process, _stdin) = on_terminal(&fixture, &script);
+    // Opened once the program opens it too, which is after it let go.
+    let mut fifo = std::fs::File::options().write(true).open(fifo).unwrap();
+    fixture.client.sync().unwrap();
+    fifo.write_all(b"\n").unwrap();
     assert_eq!(text(&mut process), ("back\r\n".to_owned(), Status::Code(0)));
 }
 
@@ -154,8 +165,7 @@ fn hang_up_leaves_nobody_behind_who_ignores_it() {
 #[test]
 fn dropped_process_on_a_terminal_is_hung_up() {
     let fixture = Fixture::new("dropped-terminal");
-    let fifo = fixture.path("fifo");
-    mknodat(CWD, &fifo, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    let fifo = make_fifo(&fixture);
     let script = format!("trap 'echo gone >{fifo}; exit' HUP; echo ready; read x");
     let (mut process, _stdin) = on_terminal(&fixture, &script);
     await_text(&mut process, "ready");

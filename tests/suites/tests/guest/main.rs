@@ -5,5 +5,6 @@ mod disk;
 mod machine;
 mod port;
 mod registers;
+mod terminal;
 
 kiln::main!();
