@@ -10,19 +10,21 @@ pub(crate) fn kernel_release() -> String {
     rustix::system::uname().release().to_string_lossy().into_owned()
 }
 
-fn set_of(signal: i32) -> libc::sigset_t {
-    // SAFETY: a signal set is plain memory, and is filled by the two calls.
+fn set_of(signals: &[i32]) -> libc::sigset_t {
+    // SAFETY: a signal set is plain memory, and is filled by the calls.
     unsafe {
         let mut set = mem::zeroed();
         libc::sigemptyset(&raw mut set);
-        libc::sigaddset(&raw mut set, signal);
+        for &signal in signals {
+            libc::sigaddset(&raw mut set, signal);
+        }
         set
     }
 }
 
-/// A descriptor that is readable when `signal` came, which is no longer delivered otherwise.
-pub(crate) fn signal_events(signal: i32) -> io::Result<OwnedFd> {
-    let set = set_of(signal);
+/// A descriptor that is readable when one of `signals` came, which are no longer delivered otherwise.
+pub(crate) fn signal_events(signals: &[i32]) -> io::Result<OwnedFd> {
+    let set = set_of(signals);
     // SAFETY: the set is initialised; the descriptor is new and nobody else's.
     unsafe {
         if libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) != 0 {
@@ -31,6 +33,21 @@ pub(crate) fn signal_events(signal: i32) -> io::Result<OwnedFd> {
         let fd = libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK);
         if fd < 0 { Err(io::Error::last_os_error()) } else { Ok(OwnedFd::from_raw_fd(fd)) }
     }
+}
+
+/// Takes what came to a descriptor of [`signal_events`], and says whether `wanted` holds for any of it.
+pub(crate) fn take_signals(events: &OwnedFd, wanted: impl Fn(i32) -> bool) -> bool {
+    /// The length of a `signalfd_siginfo`, which begins with the signal's number (signalfd(2)).
+    const RECORD: usize = size_of::<libc::signalfd_siginfo>();
+    let mut buffer = [0_u8; 8 * RECORD];
+    let mut any = false;
+    while let Ok(length) = rustix::io::read(events, &mut buffer)
+        && length > 0
+    {
+        let numbers = buffer[..length].chunks_exact(RECORD).filter_map(|record| record.first_chunk());
+        any |= numbers.map(|number| i32::from_ne_bytes(*number)).any(&wanted);
+    }
+    any
 }
 
 /// Between fork and exec: a session of its own, on the terminal that standard input is if `terminal`; signals as they

@@ -10,13 +10,13 @@ use rustix::termios::{tcgetwinsize, ttyname};
 /// Says the terminal's name, rows and columns, again at each change, until its input ends.
 pub(crate) fn follow() -> io::Result<()> {
     // Before the first look, so that no change is missed.
-    let changes = crate::system::signal_events(libc::SIGWINCH)?;
+    let changes = crate::system::signal_events(&[libc::SIGWINCH])?;
     let (stdin, mut stdout) = (io::stdin(), io::stdout());
     loop {
         let size = tcgetwinsize(&stdin)?;
         let name = ttyname(&stdin, Vec::new())?;
         writeln!(stdout, "{} {} {}", name.to_string_lossy(), size.ws_row, size.ws_col)?;
-        while !changed(&changes)? {
+        while !crate::system::take_signals(&changes, |_| true) {
             let mut fds = [PollFd::new(&stdin, PollFlags::IN), PollFd::new(&changes, PollFlags::IN)];
             match poll(&mut fds, None) {
                 Ok(_) | Err(Errno::INTR) => {}
@@ -26,14 +26,5 @@ pub(crate) fn follow() -> io::Result<()> {
                 return Ok(());
             }
         }
-    }
-}
-
-/// Whether a signal came since the last look.
-fn changed(changes: &impl std::os::fd::AsFd) -> io::Result<bool> {
-    match rustix::io::read(changes, &mut [0_u8; 1024]) {
-        Ok(length) => Ok(length > 0),
-        Err(Errno::AGAIN | Errno::INTR) => Ok(false),
-        Err(error) => Err(error.into()),
     }
 }

@@ -137,6 +137,15 @@ fn status_of_the_command_is_the_status_of_the_shell() {
 
 #[test]
 #[ignore = "boots a guest: `cargo xtask ci` runs it"]
+fn guest_that_its_person_powers_off_is_a_good_end() {
+    let mut person = Person::at(&["--", "env", "-i", "sh"]);
+    person.types("poweroff\r");
+    let (status, said) = person.ends();
+    assert_eq!(status.code(), Some(0), "{said}");
+}
+
+#[test]
+#[ignore = "boots a guest: `cargo xtask ci` runs it"]
 fn keys_struck_before_the_guest_is_there_come_to_the_command() {
     let mut person = Person::at(&["--", "cat"]);
     person.types("early\r");

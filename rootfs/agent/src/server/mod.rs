@@ -27,9 +27,15 @@ use self::process::Process;
 use self::terminal::{HungUp, kill_session};
 use self::transfer::{Get, Put};
 
+/// What busybox's `halt` and `poweroff` send to PID 1 (init/halt.c): a person in the guest asks for its end.
+const HALT: i32 = libc::SIGUSR1;
+const POWER_OFF: i32 = libc::SIGUSR2;
+
 /// Serves until the end.
 pub(crate) fn serve(port: OwnedFd, warnings: Vec<String>) -> Result<Ending, ServeError> {
-    let signals = crate::system::signal_events(libc::SIGCHLD).map_err(ServeError::Io)?;
+    let signals =
+        if std::process::id() == 1 { &[libc::SIGCHLD, HALT, POWER_OFF][..] } else { &[libc::SIGCHLD] };
+    let signals = crate::system::signal_events(signals).map_err(ServeError::Io)?;
     let hello = ToHost::Hello(Hello {
         protocol: wire::VERSION,
         agent: env!("CARGO_PKG_VERSION").to_owned(),
@@ -73,8 +79,9 @@ impl Server {
         let mut buffer = vec![0; wire::DATA_MAX];
         loop {
             let host_gone = self.await_anything()?;
-            let mut signal = [0_u8; 1024];
-            while rustix::io::read(&self.signals, &mut signal).is_ok_and(|n| n > 0) {}
+            if crate::system::take_signals(&self.signals, |signal| signal != libc::SIGCHLD) {
+                return Ok(Ending::Asked);
+            }
             self.reap();
             self.end_sessions();
             if self.out.has_room() {

@@ -46,6 +46,8 @@ pub(super) struct Progress {
     pub(super) status: Option<u8>,
     /// When a program in the guest last wrote anything.
     pub(super) last_output: Option<Instant>,
+    /// Whether the command came to run.
+    pub(super) runs: bool,
     /// Whether all of the task was done.
     pub(super) done: bool,
 }
@@ -138,6 +140,7 @@ fn run_command(
         }
         Err(error) => return Err(error),
     };
+    progress.runs = true;
     // What exactly ran, as soon as it does: the host outside a lab waits for that, too.
     let _ = directory.json(COMMAND_FILE, command);
     let cut = io.line.take().map(|line| line.connect(&mut process)).transpose()?;
