@@ -16,6 +16,10 @@ Ctrl-a x leaves: the guest is hung up and powered off, and the exit status is 0;
 While the guest boots, ^C ends it. There is no time limit unless one is given. Both standard input and standard output \
 have to be a terminal: for pipes there is `run`.")]
 pub(crate) struct Args {
+    /// The command to run in the guest, and its arguments, in place of a shell
+    #[arg(last = true, value_name = "CMD")]
+    command: Vec<String>,
+
     #[command(flatten)]
     machine: MachineOptions,
 
@@ -25,10 +29,6 @@ pub(crate) struct Args {
     /// Leave out the busybox that is otherwise in the image
     #[arg(long, help_heading = "Image options", conflicts_with = "busybox", requires = "command")]
     no_busybox: bool,
-
-    /// The command to run in the guest, and its arguments, in place of a shell
-    #[arg(last = true, value_name = "CMD")]
-    command: Vec<String>,
 }
 
 /// The shell of the image, as one that a person logs in to.

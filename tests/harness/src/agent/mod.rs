@@ -9,7 +9,7 @@ mod request;
 mod transfer;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use client::Client;
 pub use error::AgentError;

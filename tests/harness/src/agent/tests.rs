@@ -10,19 +10,19 @@ use kiln_protocol::wire::{self, DATA_MAX, Decoder, Envelope, Hello, ToAgent, ToH
 use super::{AgentError, Client, Command, ProcessEvent, Status, TerminalSize};
 
 /// The guest's end of a port, played by the test.
-struct Fake {
+pub(crate) struct Fake {
     socket: UnixStream,
     decoder: Decoder,
 }
 
 impl Fake {
-    fn send(&mut self, id: u32, message: ToHost) {
+    pub(crate) fn send(&mut self, id: u32, message: ToHost) {
         // The client may have hung up on what came before.
         let _ = self.socket.write_all(&encode(id, message).unwrap());
     }
 
     /// The next message, if the client sends one.
-    fn next(&mut self) -> Option<Envelope<ToAgent>> {
+    pub(crate) fn next(&mut self) -> Option<Envelope<ToAgent>> {
         let mut buffer = vec![0; DATA_MAX];
         loop {
             if let Some(envelope) = self.decoder.next_frame().unwrap() {
@@ -41,7 +41,7 @@ fn hello(protocol: u32) -> ToHost {
 }
 
 /// A client, and an agent that says hello and then does `play`.
-fn with(play: impl FnOnce(&mut Fake) + Send + 'static) -> (Client, JoinHandle<()>) {
+pub(crate) fn with(play: impl FnOnce(&mut Fake) + Send + 'static) -> (Client, JoinHandle<()>) {
     let (near, far) = UnixStream::pair().unwrap();
     let agent = std::thread::spawn(move || {
         let mut fake = Fake { socket: far, decoder: Decoder::default() };

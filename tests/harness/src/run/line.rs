@@ -92,3 +92,55 @@ impl Line {
 fn start(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), AgentError> {
     thread::Builder::new().name(name.to_owned()).spawn(work).map(drop).map_err(AgentError::Io)
 }
+
+#[cfg(test)]
+mod tests {
+    use kiln_protocol::wire::{ToAgent, ToHost, WINDOW};
+
+    use super::*;
+    use crate::agent::tests::with;
+    use crate::agent::{Command, ProcessEvent, Status};
+
+    #[test]
+    fn window_and_leaving_reach_a_command_that_does_not_read() {
+        let size = TerminalSize { rows: 50, columns: 132 };
+        let (client, agent) = with(move |fake| {
+            let id = fake.next().unwrap().id;
+            fake.send(id, ToHost::Started { pid: 2 });
+            let mut typed = 0;
+            let (mut resized, mut hung_up) = (false, false);
+            // No credit is returned: the keys stop there.
+            while typed < WINDOW || !resized || !hung_up {
+                match fake.next().unwrap().message {
+                    ToAgent::Stdin(bytes) => typed += bytes.len(),
+                    ToAgent::Resize(to) => resized = to == size,
+                    ToAgent::HangUp => hung_up = true,
+                    other => panic!("{other:?}"),
+                }
+            }
+            fake.send(id, ToHost::Exited(Status::Signal(1)));
+        });
+        let command = Command {
+            argv: vec!["sleep".to_owned()],
+            stdin: true,
+            terminal: Some(TerminalSize::default()),
+            ..Command::default()
+        };
+        let mut process = client.exec(command).unwrap();
+        let (person, input) = mpsc::channel();
+        let (connected, is_connected) = mpsc::channel();
+        let line = Line { input, connected: Box::new(move || _ = connected.send(())) };
+        let cut = line.connect(&mut process).unwrap();
+        is_connected.try_recv().unwrap();
+        // The second is more than may wait, and is lost.
+        for keys in [vec![7; 2 * WINDOW], vec![7; AHEAD_MAX]] {
+            person.send(TerminalInput::Keys(keys)).unwrap();
+        }
+        person.send(TerminalInput::Resize(size)).unwrap();
+        person.send(TerminalInput::HangUp).unwrap();
+        assert_eq!(process.next_event().unwrap(), ProcessEvent::Started(2));
+        assert_eq!(process.next_event().unwrap(), ProcessEvent::Exited(Status::Signal(1)));
+        assert!(cut.load(Ordering::SeqCst));
+        agent.join().unwrap();
+    }
+}

@@ -1,17 +1,26 @@
 //! Programs on terminals in the guest: their window, their keys and the end of them.
 
-use std::io::Write;
+use std::io::{self, Write};
+use std::sync::mpsc;
 
 use kiln::agent::{AgentError, Command, Process, ProcessEvent, Status, TerminalSize};
-use kiln::cases::Guest;
+use kiln::cases::{CASES, Case, Guest, linkme};
+use kiln::gate::Needs;
+use kiln::rootfs::cache::Cache;
+use kiln::rootfs::progress::Silent;
+use kiln::run::{AccelChoice, CommandPlan, Line, Recipe, Task, TaskIo, TerminalInput, prepare};
+use kiln::verdict::Verdict;
 use kiln::vm_test;
 
 type Result = std::result::Result<(), Box<dyn std::error::Error>>;
 
-/// The agent's own program that tells its terminal's name and window, on a terminal.
+/// The agent's own program that tells its terminal's name and window.
+const WINDOW: [&str; 2] = ["/sbin/kiln-agent", "window"];
+
+/// It, on a terminal.
 fn window(guest: &Guest) -> std::result::Result<Process, AgentError> {
     guest.client().exec(Command {
-        argv: ["/sbin/kiln-agent", "window"].map(str::to_owned).to_vec(),
+        argv: WINDOW.map(str::to_owned).to_vec(),
         stdin: true,
         terminal: Some(TerminalSize { rows: 24, columns: 80 }),
         ..Command::default()
@@ -74,3 +83,60 @@ fn a_hang_up_ends_a_program_and_its_terminal(guest: &mut Guest) -> Result {
     assert!(matches!(gone, Err(AgentError::Refused { errno: 2, .. })), "{gone:?}");
     Ok(())
 }
+
+/// A screen at which the person widens the window when it is first told, and then leaves.
+struct Screen {
+    shown: String,
+    person: mpsc::Sender<TerminalInput>,
+}
+
+impl Write for Screen {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let before = self.shown.len();
+        self.shown.push_str(&String::from_utf8_lossy(bytes));
+        for (size, input) in [
+            ("24 80\r\n", TerminalInput::Resize(TerminalSize { rows: 50, columns: 132 })),
+            ("50 132\r\n", TerminalInput::HangUp),
+        ] {
+            if self.shown.contains(size) && !self.shown[..before].contains(size) {
+                self.person.send(input).map_err(io::Error::other)?;
+            }
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The run behind `shell`, on the KVM of this very host.
+fn person_is_connected_and_leaves() -> Result {
+    let cache = Cache::open(None)?;
+    let command = CommandPlan {
+        argv: WINDOW.map(str::to_owned).to_vec(),
+        terminal: Some(TerminalSize { rows: 24, columns: 80 }),
+        ..CommandPlan::default()
+    };
+    let plan = Recipe::of_environment().plan(&cache, Task::Command(command), &Silent)?;
+    let run = prepare(&cache, &plan, AccelChoice::Kvm, ("guest", "terminal::person"))?;
+    let (person, input) = mpsc::channel();
+    let (connected, is_connected) = mpsc::channel();
+    let line = Line { input, connected: Box::new(move || _ = connected.send(())) };
+    let (mut stdout, mut stderr) = (Screen { shown: String::new(), person }, io::sink());
+    let io =
+        TaskIo { stdin: None, stdout: &mut stdout, stderr: &mut stderr, console: None, line: Some(line) };
+    let done = run.carry_out(io, &Silent);
+    assert_eq!((done.report.verdict, done.report.status), (Verdict::Passed, None), "{:?}", done.report);
+    assert_eq!(stdout.shown, "/dev/pts/0 24 80\r\n/dev/pts/0 50 132\r\n");
+    is_connected.try_recv()?;
+    Ok(())
+}
+
+#[linkme::distributed_slice(CASES)]
+#[linkme(crate = linkme)]
+static PERSON: fn() -> Vec<Case> = || {
+    let path = concat!(module_path!(), "::a_person_at_a_terminal_is_connected_and_leaves");
+    let body = || person_is_connected_and_leaves().map_err(|error| error.to_string());
+    vec![Case::host(path, Needs::Linux, body)]
+};
