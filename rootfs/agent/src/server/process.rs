@@ -68,6 +68,7 @@ impl Process {
         }
         let events = exec.events.then(|| pipe_with(PipeFlags::CLOEXEC)).transpose()?;
         let inside = events.as_ref().map(|(_, write)| write.as_raw_fd());
+        let ends = terminal.as_ref().map(Terminal::ends).transpose()?;
         let on_terminal = terminal.is_some();
         // SAFETY: only async-signal-safe calls are made, on numbers that were fixed before.
         #[allow(unsafe_code)]
@@ -87,9 +88,10 @@ impl Process {
             streams.push(Stream::new(read, ToHost::Events)?);
         }
         let mut stdin = child.stdin.take().map(OwnedFd::from);
-        if let Some(terminal) = &terminal {
-            streams.push(Stream::new(terminal.master()?, ToHost::Stdout)?);
-            stdin = Some(terminal.master()?);
+        if let Some((screen, keyboard)) = ends {
+            // Some of it may be between the terminal's two ends, where it is not counted.
+            streams.push(Stream::new(screen, ToHost::Stdout)?.holding(BUFFERED_MAX));
+            stdin = Some(keyboard);
         }
         if let Some(fd) = &stdin {
             ioctl_fionbio(fd, true)?;
@@ -153,11 +155,8 @@ impl Process {
         self.status = Some(status);
         if let Line::Terminal(terminal) = &mut self.line {
             terminal.program_ended();
-            // Some of it may be between the two ends, where it is not counted.
-            self.streams.iter_mut().for_each(|stream| stream.program_ended_with(BUFFERED_MAX));
-        } else {
-            self.streams.iter_mut().for_each(Stream::program_ended);
         }
+        self.streams.iter_mut().for_each(Stream::program_ended);
     }
 
     pub(super) fn interest<'a>(&'a self, room: bool, fds: &mut Vec<PollFd<'a>>) {

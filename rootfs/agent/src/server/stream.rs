@@ -13,6 +13,8 @@ pub(super) struct Stream {
     /// None once it came to its end.
     fd: Option<OwnedFd>,
     wrap: fn(Vec<u8>) -> ToHost,
+    /// The most that it can hold, where that is not to be counted.
+    holds: Option<usize>,
     /// Once the program ended: the most that is still taken. Others may hold the stream open for ever.
     rest: Option<usize>,
 }
@@ -21,18 +23,21 @@ impl Stream {
     /// The stream that is read from `fd`, which does not block any more.
     pub(super) fn new(fd: OwnedFd, wrap: fn(Vec<u8>) -> ToHost) -> Result<Self, Errno> {
         ioctl_fionbio(&fd, true)?;
-        Ok(Self { fd: Some(fd), wrap, rest: None })
+        Ok(Self { fd: Some(fd), wrap, holds: None, rest: None })
     }
 
-    /// The program ended: what is in its pipe now is the last of it.
+    /// The stream, of which no more than `most` bytes are ever written and not yet read, but nobody can say how many.
+    pub(super) fn holding(self, most: usize) -> Self {
+        Self { holds: Some(most), ..self }
+    }
+
+    /// The program ended: what the stream holds now is the last of it.
     pub(super) fn program_ended(&mut self) {
-        let rest = self.fd.as_ref().and_then(|fd| ioctl_fionread(fd).ok()).unwrap_or(0);
-        self.rest = Some(usize::try_from(rest).unwrap_or(usize::MAX));
-    }
-
-    /// The program ended: what comes without waiting is the last of it, `most` bytes in all.
-    pub(super) fn program_ended_with(&mut self, most: usize) {
-        self.rest = Some(most);
+        let counted = || {
+            let rest = self.fd.as_ref().and_then(|fd| ioctl_fionread(fd).ok()).unwrap_or(0);
+            usize::try_from(rest).unwrap_or(usize::MAX)
+        };
+        self.rest = Some(self.holds.unwrap_or_else(counted));
     }
 
     /// Whether it came to its end.

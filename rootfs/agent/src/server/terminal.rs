@@ -74,9 +74,10 @@ impl Terminal {
         Ok(fcntl_dupfd_cloexec(slave, FIRST_FREE)?.into())
     }
 
-    /// Our end, once more.
-    pub(super) fn master(&self) -> Result<OwnedFd, Errno> {
-        fcntl_dupfd_cloexec(&self.master, FIRST_FREE)
+    /// Our end, once to read what is shown, and once to type.
+    pub(super) fn ends(&self) -> Result<(OwnedFd, OwnedFd), Errno> {
+        let end = || fcntl_dupfd_cloexec(&self.master, FIRST_FREE);
+        Ok((end()?, end()?))
     }
 
     /// Gives its window a size; the kernel tells the programs in its foreground.
