@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Once, PoisonError};
 use std::thread;
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::iterator::Signals;
 use signal_hook::{flag, low_level};
 
@@ -18,7 +18,7 @@ type CleanUp = Box<dyn FnOnce() + Send>;
 static CLEAN_UPS: Mutex<Vec<(u64, CleanUp)>> = Mutex::new(Vec::new());
 static NEXT: AtomicU64 = AtomicU64::new(0);
 
-/// Takes over SIGINT, SIGTERM and SIGHUP, but those that the caller had us ignore (`nohup`, `&`); once a
+/// Takes over SIGINT, SIGQUIT, SIGTERM and SIGHUP, but those that the caller had us ignore (`nohup`, `&`); once a
 /// process.
 ///
 /// # Errors
@@ -33,7 +33,7 @@ pub(crate) fn install() -> io::Result<()> {
 fn take_over() -> io::Result<()> {
     let hurry = Arc::new(AtomicBool::new(false));
     let ignored = ignored(&fs::read_to_string("/proc/self/status").unwrap_or_default());
-    let mut signals = vec![SIGINT, SIGTERM, SIGHUP];
+    let mut signals = vec![SIGINT, SIGQUIT, SIGTERM, SIGHUP];
     signals.retain(|signal| ignored & (1 << (signal - 1)) == 0);
     for &signal in &signals {
         // In this order: the first signal finds the flag unset and sets it, the second finds it set.
