@@ -19,7 +19,7 @@ use crate::bus::BusDevice;
 use crate::irq::{Interrupt, LevelInterrupt, MessageInterrupt};
 use crate::memory::GuestMemory;
 use bank::Bank;
-pub use cells::{CELLS, Cells};
+pub use cells::Cells;
 
 /// One bank of registers, to be put on one bus or both.
 pub struct Probe {
