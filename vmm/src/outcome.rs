@@ -1,10 +1,11 @@
 //! Every way in which a machine can end.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use vmm_sys_util::eventfd::EventFd;
 
 /// How a machine ended. A guest's failure is an outcome, not an error.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -76,6 +77,8 @@ struct Switch {
     ended: AtomicBool,
     outcome: Mutex<Option<Outcome>>,
     changed: Condvar,
+    /// Written to when there is an outcome.
+    told: Mutex<Vec<Weak<EventFd>>>,
 }
 
 impl PowerSwitch {
@@ -91,6 +94,22 @@ impl PowerSwitch {
         slot.get_or_insert(outcome);
         self.0.ended.store(true, Ordering::Release);
         self.0.changed.notify_all();
+        drop(slot);
+        for event in self.0.told.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            // A counter that is full has been written to.
+            event.upgrade().map(|event| event.write(1));
+        }
+    }
+
+    /// Has `event` written to at the end, or at once if that is over: for who waits for other things besides.
+    pub(crate) fn tell(&self, event: &Arc<EventFd>) {
+        let mut told = self.0.told.lock().unwrap_or_else(PoisonError::into_inner);
+        told.retain(|other| other.strong_count() > 0);
+        told.push(Arc::downgrade(event));
+        drop(told);
+        if self.ended() {
+            let _full_is_written = event.write(1);
+        }
     }
 
     /// Whether the machine has ended.
@@ -130,6 +149,18 @@ mod tests {
         power.end(Outcome::PowerOff);
         assert_eq!(power.wait(Duration::ZERO), Some(Outcome::Reset));
         assert!(power.ended());
+    }
+
+    #[test]
+    fn events_are_written_to_at_the_end_and_after_it() {
+        let power = PowerSwitch::new();
+        let event = || Arc::new(EventFd::new(libc::EFD_NONBLOCK).unwrap());
+        let (before, after) = (event(), event());
+        power.tell(&before);
+        assert!(before.read().is_err(), "it has not ended");
+        power.end(Outcome::Halted);
+        power.tell(&after);
+        assert_eq!((before.read().unwrap(), after.read().unwrap()), (1, 1));
     }
 
     #[test]

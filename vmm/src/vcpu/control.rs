@@ -12,6 +12,7 @@ use kvm_ioctls::VcpuFd;
 use serde::{Deserialize, Serialize};
 
 use super::controller::{ControlError, Debugger};
+use super::guest_debug::GuestDebug;
 use super::kick::Kick;
 use super::steps::Steps;
 use crate::dump::{self, VcpuDump};
@@ -40,8 +41,7 @@ pub enum MachineState {
 /// What work on a vCPU's own thread has in its hands.
 pub(super) struct Hands<'a> {
     pub(super) vcpu: &'a mut VcpuFd,
-    /// Whether the vCPU is stepped for the instruction trace.
-    pub(super) stepped: &'a mut bool,
+    pub(super) debug: &'a mut GuestDebug,
     pub(super) recorder: &'a mut Recorder,
 }
 
@@ -77,6 +77,8 @@ struct Seat {
     taken: bool,
     /// It waits, out of the guest, for the end of the pause.
     parked: bool,
+    /// It stays out of the guest while others go on: a debugger steps one of them.
+    kept: bool,
     work: VecDeque<Work>,
 }
 
@@ -172,6 +174,7 @@ impl Control {
         loop {
             let paused = desk.paused && !self.power.ended();
             let Some(seat) = desk.seat(index) else { return };
+            let paused = paused || seat.kept && !self.power.ended();
             if let Some(work) = seat.work.pop_front() {
                 drop(desk);
                 work(hands);
@@ -274,6 +277,16 @@ impl Control {
         self.lock().paused = false;
         self.changed.notify_all();
         Ok(())
+    }
+
+    /// Says which vCPUs of a paused machine stay where they are when it goes on: those that `kept` names.
+    pub(super) fn keep(&self, kept: &[bool]) {
+        let mut desk = self.lock();
+        for (index, seat) in desk.seats.iter_mut().enumerate() {
+            seat.kept = kept.get(index).copied().unwrap_or(false);
+        }
+        drop(desk);
+        self.changed.notify_all();
     }
 
     fn lock(&self) -> MutexGuard<'_, Desk> {

@@ -4,10 +4,11 @@ use std::io::{self, Write};
 use std::sync::{Arc, mpsc};
 
 use kvm_ioctls::VcpuFd;
+use vmm_sys_util::eventfd::EventFd;
 
 use super::control::{Control, Hands, MachineState};
+use super::guest_debug::{DebugRequest, VcpuStop};
 use super::state::{StateError, VcpuState};
-use super::steps;
 use crate::dump::VcpuDump;
 use crate::memory::GuestMemory;
 use crate::outcome::Outcome;
@@ -68,23 +69,8 @@ pub enum ControlError {
     },
 }
 
-/// A breakpoint or a single step, as `KVM_EXIT_DEBUG` tells of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DebugStop {
-    /// Which vCPU.
-    pub cpu: u32,
-    /// The exception's vector: 1 (#DB) or 3 (#BP).
-    pub exception: u32,
-    /// The linear address where it stopped.
-    pub pc: u64,
-    /// What DR6 would tell the guest.
-    pub dr6: u64,
-    /// DR7 at that time.
-    pub dr7: u64,
-}
-
-/// Who is told of breakpoints and steps.
-pub(super) type Debugger = Arc<dyn Fn(DebugStop) + Send + Sync>;
+/// Who is told of stops.
+pub(super) type Debugger = Arc<dyn Fn(&VcpuStop) -> bool + Send + Sync>;
 
 /// Controls a machine from any thread but those of its vCPUs and devices. A clone is another handle on the same machine.
 #[derive(Clone)]
@@ -127,6 +113,23 @@ impl Controller {
     /// The machine has ended.
     pub fn resume(&self) -> Result<(), ControlError> {
         self.0.resume()
+    }
+
+    /// Says which vCPUs of a paused machine stay where they are when it goes on, by their index; none if the list is
+    /// empty. A vCPU that runs at this moment runs on.
+    pub fn keep_vcpus(&self, kept: &[bool]) {
+        self.0.keep(kept);
+    }
+
+    /// How the machine ended, if it has.
+    #[must_use]
+    pub fn outcome(&self) -> Option<Outcome> {
+        self.0.power().outcome()
+    }
+
+    /// Has `event` written to when the machine ends, or at once if it has.
+    pub(crate) fn tell_of_the_end(&self, event: &Arc<EventFd>) {
+        self.0.power().tell(event);
     }
 
     /// Ends the machine as [`Outcome::Stopped`], unless it has already ended.
@@ -208,21 +211,39 @@ impl Controller {
         (0..).zip(&results).map(|(cpu, result)| self.0.result(cpu, result)).collect()
     }
 
-    /// Has `told` hear of every breakpoint and single step that `KVM_SET_GUEST_DEBUG` makes a vCPU stop at, or nobody:
-    /// then such a stop ends the machine as an unexpected exit.
+    /// Has `told` hear of every breakpoint and single step that a vCPU stops at, and of what would end the machine; or
+    /// nobody: then a breakpoint or step ends the machine as an unexpected exit.
     ///
-    /// By the time that it is told, on the vCPU's thread, that vCPU is out of the guest and the others are on their way;
-    /// [`Controller::pause`] waits for them, [`Controller::resume`] goes on. It must do neither itself: it passes the
-    /// stop on, to a thread that may.
-    pub fn set_debugger(&self, told: Option<impl Fn(DebugStop) + Send + Sync + 'static>) {
+    /// It is told on the vCPU's thread, and answers whether the stop is its own. If it is, the whole machine is held as
+    /// soon as it has answered: [`Controller::pause`] waits for that, [`Controller::resume`] goes on. It must do
+    /// neither itself: it passes the stop on, to a thread that may. If it is not, the exception is the guest's.
+    pub fn set_debugger(&self, told: Option<impl Fn(&VcpuStop) -> bool + Send + Sync + 'static>) {
         self.0.set_debugger(told.map(|told| Arc::new(told) as Debugger));
+    }
+
+    /// Has KVM stop the vCPUs at what a debugger wants, one request each, in place of what it wanted before.
+    ///
+    /// # Errors
+    /// As [`Controller::run_on_vcpu`]; there are not as many requests as vCPUs; or KVM refused.
+    pub fn set_debug_requests(&self, requests: Vec<DebugRequest>) -> Result<(), ControlError> {
+        if u32::try_from(requests.len()).ok() != Some(self.cpus()) {
+            return Err(ControlError::States { given: requests.len(), cpus: self.cpus() });
+        }
+        let set = self.on_all(move |cpu, hands| {
+            let request = usize::try_from(cpu).ok().and_then(|cpu| requests.get(cpu)).copied();
+            hands
+                .debug
+                .want(hands.vcpu, request.unwrap_or_default())
+                .map_err(refused("KVM_SET_GUEST_DEBUG", cpu))
+        })?;
+        set.into_iter().collect()
     }
 
     /// Traces the instructions of all vCPUs: a line each, `CPU RIP` (decimal, then 16 hexadecimal digits), for the one
     /// that each is about to carry out, beginning with the one that it stands at. After `limit` lines, or when `sink` takes
     /// no more, the guest goes on at full speed. A step costs an exit: the guest is thousands of times slower.
     ///
-    /// Meanwhile a debugger is told of breakpoints, and not of steps.
+    /// Meanwhile a debugger is told of breakpoints, and of the steps that it asked for.
     ///
     /// # Errors
     /// As [`Controller::run_on_vcpu`], or KVM can't step a vCPU.
@@ -232,9 +253,7 @@ impl Controller {
         let begun = self.on_all(move |cpu, hands| {
             let rip = hands.vcpu.get_regs().map_err(refused("KVM_GET_REGS", cpu))?.rip;
             let more = control.upgrade().is_some_and(|control| control.steps.note(cpu, rip));
-            steps::step(hands.vcpu, more).map_err(refused("KVM_SET_GUEST_DEBUG", cpu))?;
-            *hands.stepped = more;
-            Ok(())
+            hands.debug.trace(hands.vcpu, more).map_err(refused("KVM_SET_GUEST_DEBUG", cpu))
         });
         let begun = begun.and_then(|each| each.into_iter().collect());
         if begun.is_err() {
@@ -250,8 +269,8 @@ impl Controller {
     pub fn end_instruction_trace(&self) -> Result<(), ControlError> {
         self.0.steps.end();
         let ended = self.on_all(|cpu, hands| {
-            if std::mem::take(hands.stepped) {
-                steps::step(hands.vcpu, false).map_err(refused("KVM_SET_GUEST_DEBUG", cpu))?;
+            if hands.debug.traced() {
+                hands.debug.trace(hands.vcpu, false).map_err(refused("KVM_SET_GUEST_DEBUG", cpu))?;
             }
             Ok(())
         })?;

@@ -4,6 +4,7 @@ mod control;
 mod controller;
 mod cpuid;
 mod exit;
+mod guest_debug;
 mod kick;
 mod pages;
 mod ring;
@@ -14,7 +15,8 @@ mod steps;
 mod thread;
 
 pub use control::MachineState;
-pub use controller::{ControlError, Controller, DebugStop};
+pub use controller::{ControlError, Controller};
+pub use guest_debug::{DebugRequest, DebugStop, VcpuStop};
 pub use setup::EntryState;
 pub(crate) use setup::{CODE_SELECTOR, gdt};
 pub(crate) use thread::{Buses, Idle, Ready, VcpuThread};

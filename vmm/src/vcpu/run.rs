@@ -3,8 +3,8 @@
 use kvm_bindings::{KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN};
 use kvm_ioctls::{VcpuExit, VcpuFd};
 
-use super::controller::DebugStop;
 use super::exit;
+use super::guest_debug::DebugStop;
 use super::pages::SharedPages;
 use super::thread::Outside;
 use crate::outcome::Outcome;

@@ -12,20 +12,21 @@ use kvm_ioctls::{Kvm, VcpuFd};
 use super::control::{Control, Hands};
 use super::controller::Controller;
 use super::cpuid;
+use super::guest_debug::{BP, DebugStop, GuestDebug, VcpuStop};
 use super::kick;
 use super::pages::SharedPages;
 use super::ring::Ring;
 use super::run::{self, Next};
 use super::setup::{self, EntryState};
-use super::steps;
+use super::state::SpecialRegisters;
 use crate::bus::Bus;
 use crate::dump::VcpuDump;
 use crate::kvm::{KvmError, Vm};
 use crate::outcome::{Outcome, PowerSwitch};
 use crate::trace::{ExitKind, Recorder, VcpuTrace};
 
-/// DR6: a single step (Intel SDM, volume 3, §18.2.3).
-const DR6_BS: u64 = 1 << 14;
+/// The suberror of `KVM_EXIT_INTERNAL_ERROR` for an instruction that KVM can't emulate.
+const EMULATION: u32 = kvm_bindings::KVM_INTERNAL_ERROR_EMULATION;
 /// RFLAGS: maskable interrupts are taken.
 const RFLAGS_IF: u64 = 1 << 9;
 
@@ -213,44 +214,95 @@ fn run(
     shared: &Shared,
     recorder: &mut Recorder,
 ) -> Option<String> {
-    let mut stepped = false;
+    let mut debug = GuestDebug::default();
     // A machine may start paused.
-    group.control.attend(index, &mut Hands { vcpu, recorder, stepped: &mut stepped });
+    group.control.attend(index, &mut Hands { vcpu, recorder, debug: &mut debug });
     while !group.power.ended() {
         match run::once(vcpu, index, &group.outside, recorder) {
             Next::GoOn => {}
             Next::Called => {
                 kick::heard(vcpu);
                 shared.answer(vcpu);
-                group.control.attend(index, &mut Hands { vcpu, recorder, stepped: &mut stepped });
+                group.control.attend(index, &mut Hands { vcpu, recorder, debug: &mut debug });
             }
-            Next::Debug(stop) if stepped && stop.dr6 & DR6_BS != 0 => {
-                stepped = group.control.steps.note(index, stop.pc);
-                if !stepped && let Err(error) = steps::step(vcpu, false) {
-                    let error = format!("KVM_SET_GUEST_DEBUG of vCPU {index}: {error}");
-                    group.power.end(Outcome::MachineFailed { error: error.clone() });
-                    return Some(error);
+            Next::Debug(stop) => {
+                if let Err((outcome, why)) = debug_stop(vcpu, group, &mut debug, stop, recorder) {
+                    group.power.end(outcome);
+                    return Some(why);
                 }
             }
-            Next::Debug(stop) => match group.control.debugger() {
-                Some(told) => {
-                    group.control.hold();
-                    told(stop);
-                    group.control.attend(index, &mut Hands { vcpu, recorder, stepped: &mut stepped });
-                }
-                None => {
-                    let exit = format!("{} at {:#x}", ExitKind::Debug.name(), stop.pc);
-                    group.power.end(Outcome::UnexpectedExit { cpu: index, exit: exit.clone() });
-                    return Some(exit);
-                }
-            },
             Next::End(outcome, why) => {
+                let hands = &mut Hands { vcpu, recorder, debug: &mut debug };
+                if was_breakpoint(hands, group, index, &outcome) {
+                    continue;
+                }
+                if outcome.wants_explaining() {
+                    hear(hands, group, &VcpuStop::Fatal { cpu: index, outcome: outcome.clone() });
+                }
                 group.power.end(outcome);
                 return Some(why);
             }
         }
     }
     None
+}
+
+/// Tells the debugger of a stop. If it is the debugger's own, the machine is held, and this comes back when the vCPU may
+/// go on; if not, or nobody listens, it says so.
+fn hear(hands: &mut Hands<'_>, group: &Group, stop: &VcpuStop) -> Option<bool> {
+    let told = group.control.debugger()?;
+    if !told(stop) {
+        return Some(false);
+    }
+    let (VcpuStop::Debug(DebugStop { cpu, .. }) | VcpuStop::Fatal { cpu, .. }) = stop;
+    group.control.hold();
+    group.control.attend(*cpu, hands);
+    Some(true)
+}
+
+/// Sees to a breakpoint or a step; what ends the machine is an error.
+fn debug_stop(
+    vcpu: &mut VcpuFd,
+    group: &Group,
+    debug: &mut GuestDebug,
+    stop: DebugStop,
+    recorder: &mut Recorder,
+) -> Result<(), (Outcome, String)> {
+    let index = stop.cpu;
+    let refused = |error: kvm_ioctls::Error| {
+        let error = format!("KVM_SET_GUEST_DEBUG of vCPU {index}: {error}");
+        (Outcome::MachineFailed { error: error.clone() }, error)
+    };
+    if debug.traced() && stop.is_step() {
+        if !group.control.steps.note(index, stop.pc) {
+            debug.trace(vcpu, false).map_err(refused)?;
+        }
+        if debug.only_traced(&stop) {
+            return Ok(());
+        }
+    }
+    match hear(&mut Hands { vcpu, recorder, debug }, group, &VcpuStop::Debug(stop)) {
+        Some(true) => Ok(()),
+        // The guest's own `int3` or trap: while a debugger listens, KVM takes it for the debugger's.
+        Some(false) => debug.inject(vcpu, stop.exception).map_err(refused),
+        None => {
+            let exit = format!("{} at {:#x}", ExitKind::Debug.name(), stop.pc);
+            Err((Outcome::UnexpectedExit { cpu: index, exit: exit.clone() }, exit))
+        }
+    }
+}
+
+/// Whether what would end the machine is a debugger's `int3`: where KVM emulates supervisor-mode code, that is an
+/// instruction that it can't emulate. Then it has been seen to.
+fn was_breakpoint(hands: &mut Hands<'_>, group: &Group, index: u32, outcome: &Outcome) -> bool {
+    if !matches!(outcome, Outcome::InternalError { suberror: EMULATION, .. }) {
+        return false;
+    }
+    let (Ok(regs), Ok(sregs)) = (hands.vcpu.get_regs(), hands.vcpu.get_sregs()) else { return false };
+    let special = SpecialRegisters::from(sregs);
+    let pc = special.linear(&special.cs, regs.rip);
+    let stop = DebugStop { cpu: index, exception: BP, pc, dr6: 0, dr7: 0 };
+    hear(hands, group, &VcpuStop::Debug(stop)) == Some(true)
 }
 
 impl Shared {
