@@ -5,7 +5,8 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use vmm_sys_util::eventfd::EventFd;
+
+use crate::bell::Bell;
 
 /// How a machine ended. A guest's failure is an outcome, not an error.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,8 +78,8 @@ struct Switch {
     ended: AtomicBool,
     outcome: Mutex<Option<Outcome>>,
     changed: Condvar,
-    /// Written to when there is an outcome.
-    told: Mutex<Vec<Weak<EventFd>>>,
+    /// Rung when there is an outcome.
+    told: Mutex<Vec<Weak<Bell>>>,
 }
 
 impl PowerSwitch {
@@ -95,20 +96,21 @@ impl PowerSwitch {
         self.0.ended.store(true, Ordering::Release);
         self.0.changed.notify_all();
         drop(slot);
-        for event in self.0.told.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
-            // A counter that is full has been written to.
-            event.upgrade().map(|event| event.write(1));
+        for bell in self.0.told.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            if let Some(bell) = bell.upgrade() {
+                bell.ring();
+            }
         }
     }
 
-    /// Has `event` written to at the end, or at once if that is over: for who waits for other things besides.
-    pub(crate) fn tell(&self, event: &Arc<EventFd>) {
+    /// Has `bell` rung at the end, or at once if that is over: for who waits for other things besides.
+    pub(crate) fn tell(&self, bell: &Arc<Bell>) {
         let mut told = self.0.told.lock().unwrap_or_else(PoisonError::into_inner);
         told.retain(|other| other.strong_count() > 0);
-        told.push(Arc::downgrade(event));
+        told.push(Arc::downgrade(bell));
         drop(told);
         if self.ended() {
-            let _full_is_written = event.write(1);
+            bell.ring();
         }
     }
 
@@ -152,15 +154,15 @@ mod tests {
     }
 
     #[test]
-    fn events_are_written_to_at_the_end_and_after_it() {
+    fn bells_are_rung_at_the_end_and_after_it() {
         let power = PowerSwitch::new();
-        let event = || Arc::new(EventFd::new(libc::EFD_NONBLOCK).unwrap());
-        let (before, after) = (event(), event());
+        let bell = || Arc::new(Bell::new().unwrap());
+        let (before, after) = (bell(), bell());
         power.tell(&before);
-        assert!(before.read().is_err(), "it has not ended");
+        assert!(!before.heard(), "it has not ended");
         power.end(Outcome::Halted);
         power.tell(&after);
-        assert_eq!((before.read().unwrap(), after.read().unwrap()), (1, 1));
+        assert_eq!([before.heard(), after.heard()], [true, true]);
     }
 
     #[test]

@@ -65,20 +65,6 @@ impl Registers for VcpuRegisters {
     }
 }
 
-/// What of a vCPU's registers could not be written.
-pub(super) enum Unwritten {
-    /// KVM refused.
-    Kvm(kvm_ioctls::Error),
-    /// Selectors are loaded by the guest alone.
-    Selector,
-}
-
-impl From<kvm_ioctls::Error> for Unwritten {
-    fn from(error: kvm_ioctls::Error) -> Self {
-        Self::Kvm(error)
-    }
-}
-
 impl VcpuRegisters {
     /// Reads those of a vCPU that is out of the guest.
     pub(super) fn read(vcpu: &VcpuFd) -> Result<Self, kvm_ioctls::Error> {
@@ -112,12 +98,13 @@ impl VcpuRegisters {
         Ok(Self { core, system: [fs.base, gs.base, kernel_gs, cr0, cr2, cr3, cr4, cr8, efer] })
     }
 
-    /// Writes those that differ from the vCPU's own: what gdb did not mean to change stays as KVM has it.
-    pub(super) fn write(&self, vcpu: &VcpuFd) -> Result<(), Unwritten> {
+    /// Writes those that differ from the vCPU's own: what gdb did not mean to change stays as KVM has it. Selectors are
+    /// loaded by the guest alone, with what their descriptors say: a change of one is `EINVAL`.
+    pub(super) fn write(&self, vcpu: &VcpuFd) -> Result<(), kvm_ioctls::Error> {
         let now = Self::read(vcpu)?;
         let (new, old) = (&self.core, &now.core);
         if new.segments != old.segments {
-            return Err(Unwritten::Selector);
+            return Err(kvm_ioctls::Error::new(libc::EINVAL));
         }
         if self.system != now.system {
             let [fs, gs, kernel_gs, cr0, cr2, cr3, cr4, cr8, efer] = self.system;
@@ -158,15 +145,15 @@ fn kernel_gs_base(data: u64) -> Result<Msrs, kvm_ioctls::Error> {
 /// In gdb's order.
 fn general(r: &kvm_regs) -> [u64; 16] {
     [
-        r.rax, r.rbx, r.rcx, r.rdx, r.rsi, r.rdi, r.rbp, r.rsp, r.r8, r.r9, r.r10, r.r11, r.r12, r.r13, r.r14,
-        r.r15,
+        r.rax, r.rbx, r.rcx, r.rdx, r.rsi, r.rdi, r.rbp, r.rsp, r.r8, r.r9, r.r10, r.r11, r.r12, r.r13,
+        r.r14, r.r15,
     ]
 }
 
 fn set_general(r: &mut kvm_regs, values: [u64; 16]) {
     [
-        r.rax, r.rbx, r.rcx, r.rdx, r.rsi, r.rdi, r.rbp, r.rsp, r.r8, r.r9, r.r10, r.r11, r.r12, r.r13, r.r14,
-        r.r15,
+        r.rax, r.rbx, r.rcx, r.rdx, r.rsi, r.rdi, r.rbp, r.rsp, r.r8, r.r9, r.r10, r.r11, r.r12, r.r13,
+        r.r14, r.r15,
     ] = values;
 }
 

@@ -4,11 +4,12 @@ use std::io::{self, Write};
 use std::sync::{Arc, mpsc};
 
 use kvm_ioctls::VcpuFd;
-use vmm_sys_util::eventfd::EventFd;
 
 use super::control::{Control, Hands, MachineState};
 use super::guest_debug::{DebugRequest, VcpuStop};
+use super::hold::Owner;
 use super::state::{StateError, VcpuState};
+use crate::bell::Bell;
 use crate::dump::VcpuDump;
 use crate::memory::GuestMemory;
 use crate::outcome::Outcome;
@@ -23,6 +24,12 @@ pub enum ControlError {
     /// It does not run any more.
     #[error("the machine has ended")]
     Ended,
+    /// The hold was ended before all vCPUs were out of the guest.
+    #[error("the pause was ended from elsewhere before every vCPU had left the guest")]
+    Released,
+    /// One debugger at a time.
+    #[error("a debugger is attached to the machine already")]
+    Debugged,
     /// There is no such vCPU.
     #[error("there is no vCPU {cpu}: the machine has {cpus}, counted from 0")]
     NoVcpu {
@@ -69,8 +76,12 @@ pub enum ControlError {
     },
 }
 
-/// Who is told of stops.
-pub(super) type Debugger = Arc<dyn Fn(&VcpuStop) -> bool + Send + Sync>;
+/// Who is told of stops, and whose hold they are.
+#[derive(Clone)]
+pub(super) struct Debugger {
+    pub(super) owner: Owner,
+    pub(super) told: Arc<dyn Fn(&VcpuStop) -> bool + Send + Sync>,
+}
 
 /// Controls a machine from any thread but those of its vCPUs and devices. A clone is another handle on the same machine.
 #[derive(Clone)]
@@ -95,24 +106,53 @@ impl Controller {
         self.0.state()
     }
 
-    /// Pauses the machine. When it returns every vCPU is out of `KVM_RUN`, and stays out until [`Controller::resume`];
-    /// accesses to devices that were under way are over. A machine that has not been started will start paused.
+    /// Holds the machine for `owner`. When it returns every vCPU is out of `KVM_RUN`, and stays out until nobody holds the
+    /// machine any more; accesses to devices that were under way are over. A machine that has not been started will
+    /// start paused. An owner that holds it already only waits.
     ///
     /// Devices with threads of their own (virtio) finish what the guest asked of them before; no more kicks come. The
-    /// guest's clock goes on, as does the limit of [`crate::machine::Running::wait`].
+    /// guest's clock goes on; the deadline of [`crate::machine::Running::wait`] stands still, unless the owner says otherwise.
     ///
     /// # Errors
-    /// The machine has ended, or a vCPU is held up by a device; in that case the machine goes on as before.
-    pub fn pause(&self) -> Result<(), ControlError> {
-        self.0.pause()
+    /// The machine has ended; the hold was ended meanwhile; or a vCPU is held up by a device: in that case the hold is taken back.
+    pub fn hold(&self, owner: &Owner) -> Result<(), ControlError> {
+        self.0.pause(owner)
     }
 
-    /// Lets a paused machine go on, whoever paused it.
+    /// Ends `owner`'s hold, if there is one. The machine goes on if nobody else holds it ([`Controller::holders`]).
+    ///
+    /// # Errors
+    /// The machine has ended.
+    pub fn release(&self, owner: &Owner) -> Result<(), ControlError> {
+        self.0.resume(owner)
+    }
+
+    /// The names of those who hold the machine, in the order in which they came.
+    #[must_use]
+    pub fn holders(&self) -> Vec<String> {
+        self.0.holders()
+    }
+
+    /// Pauses the machine: [`Controller::hold`] for an owner that all callers of this method share. The deadline of
+    /// [`crate::machine::Running::wait`] comes nearer as ever: a program that never resumes is no person who looks.
+    ///
+    /// # Errors
+    /// As [`Controller::hold`].
+    pub fn pause(&self) -> Result<(), ControlError> {
+        self.hold(&self.0.caller)
+    }
+
+    /// Ends the hold of [`Controller::pause`].
     ///
     /// # Errors
     /// The machine has ended.
     pub fn resume(&self) -> Result<(), ControlError> {
-        self.0.resume()
+        self.release(&self.0.caller)
+    }
+
+    /// For how long the deadline of [`crate::machine::Running::wait`] has stood still until now.
+    pub(crate) fn held(&self) -> std::time::Duration {
+        self.0.held()
     }
 
     /// Says which vCPUs of a paused machine stay where they are when it goes on, by their index; none if the list is
@@ -127,9 +167,9 @@ impl Controller {
         self.0.power().outcome()
     }
 
-    /// Has `event` written to when the machine ends, or at once if it has.
-    pub(crate) fn tell_of_the_end(&self, event: &Arc<EventFd>) {
-        self.0.power().tell(event);
+    /// Has `bell` rung when the machine ends, or at once if it has.
+    pub(crate) fn tell_of_the_end(&self, bell: &Arc<Bell>) {
+        self.0.power().tell(bell);
     }
 
     /// Ends the machine as [`Outcome::Stopped`], unless it has already ended.
@@ -211,14 +251,26 @@ impl Controller {
         (0..).zip(&results).map(|(cpu, result)| self.0.result(cpu, result)).collect()
     }
 
-    /// Has `told` hear of every breakpoint and single step that a vCPU stops at, and of what would end the machine; or
-    /// nobody: then a breakpoint or step ends the machine as an unexpected exit.
+    /// Has `told` hear of every breakpoint and single step that a vCPU stops at, and of what would end the machine. Where
+    /// nobody does, a breakpoint or step ends the machine as an unexpected exit.
     ///
-    /// It is told on the vCPU's thread, and answers whether the stop is its own. If it is, the whole machine is held as
-    /// soon as it has answered: [`Controller::pause`] waits for that, [`Controller::resume`] goes on. It must do
-    /// neither itself: it passes the stop on, to a thread that may. If it is not, the exception is the guest's.
-    pub fn set_debugger(&self, told: Option<impl Fn(&VcpuStop) -> bool + Send + Sync + 'static>) {
-        self.0.set_debugger(told.map(|told| Arc::new(told) as Debugger));
+    /// It is told on the vCPU's thread, and answers whether the stop is its own. If it is, the whole machine is held for
+    /// `owner` as soon as it has answered: [`Controller::hold`] waits for that, [`Controller::release`] goes on. It must
+    /// do neither itself: it passes the stop on, to a thread that may. If it is not, the exception is the guest's.
+    ///
+    /// # Errors
+    /// There is a debugger already.
+    pub fn attach_debugger(
+        &self,
+        owner: &Owner,
+        told: impl Fn(&VcpuStop) -> bool + Send + Sync + 'static,
+    ) -> Result<(), ControlError> {
+        self.0.attach(Debugger { owner: owner.clone(), told: Arc::new(told) })
+    }
+
+    /// Tells the debugger of nothing any more. What it wanted stays as it is ([`Controller::set_debug_requests`]).
+    pub fn detach_debugger(&self) {
+        self.0.detach();
     }
 
     /// Has KVM stop the vCPUs at what a debugger wants, one request each, in place of what it wanted before.

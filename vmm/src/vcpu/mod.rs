@@ -5,6 +5,7 @@ mod controller;
 mod cpuid;
 mod exit;
 mod guest_debug;
+mod hold;
 mod kick;
 mod pages;
 mod ring;
@@ -16,7 +17,9 @@ mod thread;
 
 pub use control::MachineState;
 pub use controller::{ControlError, Controller};
+pub(crate) use guest_debug::BP;
 pub use guest_debug::{DebugRequest, DebugStop, VcpuStop};
+pub use hold::Owner;
 pub use setup::EntryState;
 pub(crate) use setup::{CODE_SELECTOR, gdt};
 pub(crate) use thread::{Buses, Idle, Ready, VcpuThread};

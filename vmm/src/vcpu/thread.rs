@@ -250,12 +250,12 @@ fn run(
 /// Tells the debugger of a stop. If it is the debugger's own, the machine is held, and this comes back when the vCPU may
 /// go on; if not, or nobody listens, it says so.
 fn hear(hands: &mut Hands<'_>, group: &Group, stop: &VcpuStop) -> Option<bool> {
-    let told = group.control.debugger()?;
-    if !told(stop) {
+    let debugger = group.control.debugger()?;
+    if !(debugger.told)(stop) {
         return Some(false);
     }
     let (VcpuStop::Debug(DebugStop { cpu, .. }) | VcpuStop::Fatal { cpu, .. }) = stop;
-    group.control.hold();
+    group.control.hold(&debugger.owner);
     group.control.attend(*cpu, hands);
     Some(true)
 }

@@ -1,0 +1,75 @@
+//! Whether this host's KVM stops a guest at debug registers: a KVM that emulates code does not at watchpoints, one
+//! under an emulator at nothing. Silence would look like a guest that never comes by.
+
+use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use gdbstub::target::ext::breakpoints::WatchKind;
+
+use super::breakpoints::Breakpoints;
+use crate::config::{Boot, CpuMode, MachineConfig};
+use crate::kvm::KVM_NODE;
+use crate::layout::HIGH_MEMORY;
+use crate::machine::{Machine, MachineIo, Owner};
+use crate::vcpu::{DebugRequest, VcpuStop};
+
+/// Longer than the probe takes on the slowest of hosts.
+const LIMIT: Duration = Duration::from_secs(10);
+/// The probe's data: conventional memory.
+const DATA: u64 = 0x8_0000;
+/// Where in the probe the watched instruction ends.
+const AFTER: u64 = 7;
+
+/// What a host's debug registers are good for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Support {
+    /// They stop at instructions.
+    pub(crate) execute: bool,
+    /// They stop at accesses to data.
+    pub(crate) watch: bool,
+}
+
+/// Tries it, once a process, with a payload of four instructions; some milliseconds.
+pub(crate) fn support() -> Support {
+    static FOUND: OnceLock<Support> = OnceLock::new();
+    *FOUND.get_or_init(|| {
+        let (mut execute, mut watch) = (Breakpoints::default(), Breakpoints::default());
+        execute.add_execute(HIGH_MEMORY + AFTER);
+        watch.add_watch(DATA, 4, WatchKind::Write);
+        Support { execute: stops(&execute), watch: stops(&watch) }
+    })
+}
+
+/// Whether the probe stops; what can't be tried does not.
+fn stops(breakpoints: &Breakpoints) -> bool {
+    let [low, high, ..] = DATA.to_le_bytes();
+    // mov [DATA], eax; nop; xor eax, eax; out 0xf4, al; hlt
+    let code = vec![0x89, 0x04, 0x25, low, high, 8, 0, 0x90, 0x31, 0xc0, 0xe6, 0xf4, 0xf4];
+    let config = MachineConfig {
+        memory: 2 << 20,
+        boot: Boot::Flat { code, address: HIGH_MEMORY, mode: CpuMode::Long64 },
+        probe: false,
+        virtio_console: false,
+        ..MachineConfig::default()
+    };
+    let io = MachineIo { serial: Box::new(io::sink()), console: None, ports: Vec::new() };
+    let Ok(machine) = Machine::new_on(Path::new(KVM_NODE), &config, io) else { return false };
+    let (controller, owner) = (machine.controller(), Owner::new("probe"));
+    let stopped = Arc::new(AtomicBool::new(false));
+    let (flag, stopper) = (stopped.clone(), controller.clone());
+    let told = move |_: &VcpuStop| {
+        flag.store(true, Ordering::SeqCst);
+        stopper.stop();
+        true
+    };
+    let begun = controller.hold(&owner).is_ok() && controller.attach_debugger(&owner, told).is_ok();
+    let Ok(running) = machine.start() else { return false };
+    let request = DebugRequest { hardware: breakpoints.registers(), ..DebugRequest::default() };
+    if begun && controller.set_debug_requests(vec![request]).is_ok() && controller.release(&owner).is_ok() {
+        drop(running.wait(Some(Instant::now() + LIMIT)));
+    }
+    stopped.load(Ordering::SeqCst)
+}
