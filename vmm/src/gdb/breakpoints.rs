@@ -1,4 +1,4 @@
-//! Breakpoints: `int3` in guest memory, and the four debug registers.
+//! Breakpoints: instructions put into guest memory, and the four debug registers.
 
 use std::collections::BTreeMap;
 
@@ -6,9 +6,8 @@ use gdbstub::target::ext::breakpoints::WatchKind;
 use vm_memory::{Bytes, GuestAddress};
 
 use crate::memory::GuestMemory;
+use crate::vcpu::Trap;
 
-/// `int3`.
-const INT3: u8 = 0xcc;
 /// More than any session needs.
 const SOFTWARE_MAX: usize = 1024;
 /// DR7: a bit that is always set, and what enables debug register `n` for all tasks (Intel SDM, volume 3, §18.2.4).
@@ -45,40 +44,61 @@ struct Slot {
 }
 
 /// A breakpoint in memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Patch {
     /// Where it is, in guest-physical memory: page tables may change under it.
     physical: u64,
     /// What the guest has there.
-    original: u8,
+    original: Vec<u8>,
 }
 
 /// All breakpoints of a session.
-#[derive(Default)]
 pub(super) struct Breakpoints {
+    trap: Trap,
     /// By linear address.
     software: BTreeMap<u64, Patch>,
     hardware: [Option<Slot>; 4],
 }
 
 impl Breakpoints {
-    /// Puts an `int3` at `physical`, which is where `linear` is mapped. Tells whether it is there.
-    pub(super) fn add_software(&mut self, memory: &GuestMemory, linear: u64, physical: u64) -> bool {
+    /// None yet; `trap` will be those in memory.
+    pub(super) fn new(trap: Trap) -> Self {
+        Self { trap, software: BTreeMap::new(), hardware: [None; 4] }
+    }
+
+    /// What those in memory are.
+    pub(super) fn trap(&self) -> Trap {
+        self.trap
+    }
+
+    /// Puts a breakpoint at `physical`, which is where `linear` is mapped, with `room` bytes to the end of the page. Tells
+    /// whether it is there: it may not fit its page, or overlap another.
+    pub(super) fn add_software(
+        &mut self,
+        memory: &GuestMemory,
+        linear: u64,
+        (physical, room): (u64, usize),
+    ) -> bool {
         if self.software.contains_key(&linear) {
             return true;
         }
-        if self.software.len() >= SOFTWARE_MAX {
+        let code = self.trap.code();
+        if self.software.len() >= SOFTWARE_MAX || room < code.len() {
             return false;
         }
-        // Another address may be mapped to the same byte.
-        let known = self.software.values().find(|patch| patch.physical == physical);
-        let original = match known {
-            Some(patch) => Ok(patch.original),
-            None => memory.read_obj::<u8>(GuestAddress(physical)),
-        };
-        let Ok(original) = original else { return false };
-        if memory.write_obj(INT3, GuestAddress(physical)).is_err() {
-            return false;
+        let mut original = vec![0; code.len()];
+        if let Some(patch) = self.software.values().find(|patch| patch.physical == physical) {
+            // Another address is mapped to the same bytes.
+            original.clone_from(&patch.original);
+        } else {
+            let near = |patch: &Patch| patch.physical.abs_diff(physical) < length(code);
+            if self.software.values().any(near) {
+                return false;
+            }
+            let at = GuestAddress(physical);
+            if memory.read_slice(&mut original, at).is_err() || memory.write_slice(code, at).is_err() {
+                return false;
+            }
         }
         self.software.insert(linear, Patch { physical, original });
         true
@@ -88,9 +108,11 @@ impl Breakpoints {
     pub(super) fn remove_software(&mut self, memory: &GuestMemory, linear: u64) -> bool {
         let Some(patch) = self.software.remove(&linear) else { return false };
         let shared = self.software.values().any(|other| other.physical == patch.physical);
+        let at = GuestAddress(patch.physical);
+        let mut now = vec![0; patch.original.len()];
         // A guest that has put something else there keeps it.
-        if !shared && memory.read_obj::<u8>(GuestAddress(patch.physical)).is_ok_and(|byte| byte == INT3) {
-            let _was_readable = memory.write_obj(patch.original, GuestAddress(patch.physical));
+        if !shared && memory.read_slice(&mut now, at).is_ok() && now == self.trap.code() {
+            let _was_readable = memory.write_slice(&patch.original, at);
         }
         true
     }
@@ -108,24 +130,28 @@ impl Breakpoints {
         self.software.keys().copied()
     }
 
-    /// Shows what the guest has where this session put an `int3`, in `bytes` read from `physical`.
+    /// Shows what the guest has where this session put a breakpoint, in `bytes` read from `physical`.
     pub(super) fn hide(&self, physical: u64, bytes: &mut [u8]) {
         for patch in self.software.values() {
-            let offset = patch.physical.checked_sub(physical).and_then(|offset| usize::try_from(offset).ok());
-            if let Some(byte) = offset.and_then(|offset| bytes.get_mut(offset))
-                && *byte == INT3
-            {
-                *byte = patch.original;
+            for ((at, original), code) in (patch.physical..).zip(&patch.original).zip(self.trap.code()) {
+                if let Some(byte) = within(bytes, physical, at).filter(|byte| *byte == code) {
+                    *byte = *original;
+                }
             }
         }
     }
 
-    /// Keeps what is to be written at `physical`, where an `int3` lies over it.
+    /// Keeps what is to be written at `physical`, where a breakpoint lies over it.
     pub(super) fn write_under(&mut self, physical: u64, bytes: &mut [u8]) {
+        let code = self.trap.code();
+        // Several may lie over the same bytes.
+        let new = bytes.to_vec();
         for patch in self.software.values_mut() {
-            let offset = patch.physical.checked_sub(physical).and_then(|offset| usize::try_from(offset).ok());
-            if let Some(byte) = offset.and_then(|offset| bytes.get_mut(offset)) {
-                patch.original = std::mem::replace(byte, INT3);
+            for ((at, original), code) in (patch.physical..).zip(&mut patch.original).zip(code) {
+                let index = at.checked_sub(physical).and_then(|index| usize::try_from(index).ok());
+                if let Some((byte, new)) = index.and_then(|i| Some((bytes.get_mut(i)?, new.get(i)?))) {
+                    (*original, *byte) = (*new, *code);
+                }
             }
         }
     }
@@ -215,6 +241,15 @@ impl Breakpoints {
     }
 }
 
+fn length(bytes: &[u8]) -> u64 {
+    u64::try_from(bytes.len()).unwrap_or(u64::MAX)
+}
+
+/// The byte at physical address `at` of `bytes`, which begin at `physical`.
+fn within(bytes: &mut [u8], physical: u64, at: u64) -> Option<&mut u8> {
+    bytes.get_mut(usize::try_from(at.checked_sub(physical)?).ok()?)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -229,27 +264,41 @@ mod tests {
         memory.read_obj(GuestAddress(0x1000)).unwrap()
     }
 
+    const PLACE: (u64, usize) = (0x1001, 0xfff);
+
     #[test]
     fn software_breakpoint_is_in_memory_and_hidden_until_it_is_removed() {
-        let (memory, mut all) = (memory(), Breakpoints::default());
-        assert!(all.add_software(&memory, 0xffff_8000_0000_1001, 0x1001));
-        assert!(all.add_software(&memory, 0x1001, 0x1001), "another way to the same byte");
-        assert_eq!(bytes(&memory), [1, INT3, 3, 4]);
-        let mut seen = bytes(&memory);
-        all.hide(0x1000, &mut seen);
-        assert_eq!(seen, [1, 2, 3, 4]);
-        assert!(all.remove_software(&memory, 0x1001));
-        assert_eq!(bytes(&memory), [1, INT3, 3, 4]);
-        all.clear(&memory);
-        assert_eq!(bytes(&memory), [1, 2, 3, 4]);
-        assert!(!all.remove_software(&memory, 0x1001));
-        assert!(!all.add_software(&memory, 0x1_0000_0000, 0x1_0000_0000), "there is no RAM");
+        for (trap, patched) in [(Trap::Int3, [1, 0xcc, 3, 4]), (Trap::Out, [1, 0xe6, 0xcc, 4])] {
+            let (memory, mut all) = (memory(), Breakpoints::new(trap));
+            assert!(all.add_software(&memory, 0xffff_8000_0000_1001, PLACE));
+            assert!(all.add_software(&memory, 0x1001, PLACE), "another way to the same bytes");
+            assert_eq!(bytes(&memory), patched);
+            let mut seen = bytes(&memory);
+            all.hide(0x1000, &mut seen);
+            assert_eq!(seen, [1, 2, 3, 4]);
+            assert!(all.remove_software(&memory, 0x1001));
+            assert_eq!(bytes(&memory), patched);
+            all.clear(&memory);
+            assert_eq!(bytes(&memory), [1, 2, 3, 4]);
+            assert!(!all.remove_software(&memory, 0x1001));
+            assert!(!all.add_software(&memory, 1, (0x1_0000_0000, 0x1000)), "there is no RAM");
+        }
+    }
+
+    #[test]
+    fn software_breakpoint_neither_crosses_a_page_nor_overlaps_another() {
+        let (memory, mut all) = (memory(), Breakpoints::new(Trap::Out));
+        assert!(!all.add_software(&memory, 0x1fff, (0x1fff, 1)));
+        assert!(all.add_software(&memory, 0x1001, PLACE));
+        assert!(!all.add_software(&memory, 0x1000, (0x1000, 0x1000)));
+        assert!(!all.add_software(&memory, 0x1002, (0x1002, 0xffe)));
+        assert!(all.add_software(&memory, 0x1003, (0x1003, 0xffd)));
     }
 
     #[test]
     fn what_the_guest_put_over_a_breakpoint_stays() {
-        let (memory, mut all) = (memory(), Breakpoints::default());
-        assert!(all.add_software(&memory, 0x1001, 0x1001));
+        let (memory, mut all) = (memory(), Breakpoints::new(Trap::Int3));
+        assert!(all.add_software(&memory, 0x1001, PLACE));
         memory.write_obj(9u8, GuestAddress(0x1001)).unwrap();
         all.clear(&memory);
         assert_eq!(bytes(&memory), [1, 9, 3, 4]);
@@ -257,18 +306,18 @@ mod tests {
 
     #[test]
     fn what_the_debugger_writes_over_a_breakpoint_comes_up_when_it_is_removed() {
-        let (memory, mut all) = (memory(), Breakpoints::default());
-        assert!(all.add_software(&memory, 0x1001, 0x1001));
+        let (memory, mut all) = (memory(), Breakpoints::new(Trap::Int3));
+        assert!(all.add_software(&memory, 0x1001, PLACE) && all.add_software(&memory, 0x9001, PLACE));
         let mut new = [7, 8];
         all.write_under(0x1000, &mut new);
-        assert_eq!(new, [7, INT3]);
+        assert_eq!(new, [7, 0xcc]);
         all.clear(&memory);
         assert_eq!(bytes(&memory), [1, 8, 3, 4]);
     }
 
     #[test]
     fn there_are_four_debug_registers_and_a_watched_area_takes_as_many_as_it_needs() {
-        let mut all = Breakpoints::default();
+        let mut all = Breakpoints::new(Trap::Int3);
         assert_eq!(all.registers(), None);
         assert!(all.add_watch(0x1001, 7, WatchKind::Write), "1, 2 and 4 bytes");
         assert!(all.add_execute(0x2000) && all.add_execute(0x2000));

@@ -2,7 +2,7 @@
 
 use super::probe;
 use crate::chain;
-use crate::vcpu::Controller;
+use crate::vcpu::{Controller, Trap};
 
 const HELP: &str = "\
 monitor breakpoints  which breakpoints and watchpoints this host has
@@ -55,8 +55,14 @@ fn breakpoints(support: probe::Support) -> String {
         let why = "KVM does not stop at them on this host, so they are refused";
         if works { format!("{what}: four\n") } else { format!("{what}: none: {why}\n") }
     };
+    let memory = match support.trap {
+        Trap::Int3 => "break, on memory that is mapped: as many as you like\n",
+        Trap::Out => {
+            "break, on supervisor-mode code that is mapped: as many as you like (two bytes each, as KVM does not stop at int3)\n"
+        }
+    };
     format!(
-        "break, on mapped memory: as many as you like\n{}{}",
+        "{memory}{}{}",
         word(support.execute, "hbreak"),
         word(support.watch, "watch, rwatch, awatch (aligned, 8 bytes each)")
     )
@@ -89,7 +95,7 @@ mod tests {
 
     #[test]
     fn what_a_host_can_not_do_is_said() {
-        let text = breakpoints(probe::Support { execute: true, watch: false });
+        let text = breakpoints(probe::Support { execute: true, watch: false, trap: Trap::Out });
         assert!(
             text.contains("hbreak: four\n") && text.contains("bytes each): none: KVM does not"),
             "{text}"

@@ -1,5 +1,5 @@
-//! Whether this host's KVM stops a guest at debug registers: a KVM that emulates code does not at watchpoints, one
-//! under an emulator at nothing. Silence would look like a guest that never comes by.
+//! What this host's KVM stops a guest at: one that emulates code does not at watchpoints and `int3`, one that is itself under
+//! an emulator at no debug register. Silence would look like a guest that never comes by.
 
 use std::io;
 use std::path::Path;
@@ -14,7 +14,7 @@ use crate::config::{Boot, CpuMode, MachineConfig};
 use crate::kvm::KVM_NODE;
 use crate::layout::HIGH_MEMORY;
 use crate::machine::{Machine, MachineIo, Owner};
-use crate::vcpu::{DebugRequest, VcpuStop};
+use crate::vcpu::{DebugRequest, Trap, VcpuStop};
 
 /// Longer than the probe takes on the slowest of hosts.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -23,31 +23,46 @@ const DATA: u64 = 0x8_0000;
 /// Where in the probe the watched instruction ends.
 const AFTER: u64 = 7;
 
-/// What a host's debug registers are good for.
+/// The instruction before it, and in its place.
+const NOP: u8 = 0x90;
+const INT3: u8 = 0xcc;
+
+/// What a host's KVM stops at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Support {
-    /// They stop at instructions.
+    /// Debug registers stop at instructions.
     pub(crate) execute: bool,
-    /// They stop at accesses to data.
+    /// Debug registers stop at accesses to data.
     pub(crate) watch: bool,
+    /// The instruction for breakpoints in memory.
+    pub(crate) trap: Trap,
 }
 
-/// Tries it, once a process, with a payload of four instructions; some milliseconds.
+/// Tries it, once a process, with a payload of a few instructions; some milliseconds.
 pub(crate) fn support() -> Support {
     static FOUND: OnceLock<Support> = OnceLock::new();
     *FOUND.get_or_init(|| {
-        let (mut execute, mut watch) = (Breakpoints::default(), Breakpoints::default());
+        let (mut execute, mut watch) = (Breakpoints::new(Trap::Int3), Breakpoints::new(Trap::Int3));
         execute.add_execute(HIGH_MEMORY + AFTER);
         watch.add_watch(DATA, 4, WatchKind::Write);
-        Support { execute: stops(&execute), watch: stops(&watch) }
+        let registers = |breakpoints: &Breakpoints| DebugRequest {
+            hardware: breakpoints.registers(),
+            ..DebugRequest::default()
+        };
+        let software = DebugRequest { software: Some(Trap::Int3), ..DebugRequest::default() };
+        Support {
+            execute: stops(registers(&execute), NOP),
+            watch: stops(registers(&watch), NOP),
+            trap: if stops(software, INT3) { Trap::Int3 } else { Trap::Out },
+        }
     })
 }
 
-/// Whether the probe stops; what can't be tried does not.
-fn stops(breakpoints: &Breakpoints) -> bool {
+/// Whether the probe, with this instruction in it, stops for a debugger; what can't be tried does not.
+fn stops(request: DebugRequest, instruction: u8) -> bool {
     let [low, high, ..] = DATA.to_le_bytes();
-    // mov [DATA], eax; nop; xor eax, eax; out 0xf4, al; hlt
-    let code = vec![0x89, 0x04, 0x25, low, high, 8, 0, 0x90, 0x31, 0xc0, 0xe6, 0xf4, 0xf4];
+    // mov [DATA], eax; the instruction; xor eax, eax; out 0xf4, al; hlt
+    let code = vec![0x89, 0x04, 0x25, low, high, 8, 0, instruction, 0x31, 0xc0, 0xe6, 0xf4, 0xf4];
     let config = MachineConfig {
         memory: 2 << 20,
         boot: Boot::Flat { code, address: HIGH_MEMORY, mode: CpuMode::Long64 },
@@ -60,14 +75,13 @@ fn stops(breakpoints: &Breakpoints) -> bool {
     let (controller, owner) = (machine.controller(), Owner::new("probe"));
     let stopped = Arc::new(AtomicBool::new(false));
     let (flag, stopper) = (stopped.clone(), controller.clone());
-    let told = move |_: &VcpuStop| {
-        flag.store(true, Ordering::SeqCst);
+    let told = move |stop: &VcpuStop| {
+        flag.store(matches!(stop, VcpuStop::Debug(_)), Ordering::SeqCst);
         stopper.stop();
         true
     };
     let begun = controller.hold(&owner).is_ok() && controller.attach_debugger(&owner, told).is_ok();
     let Ok(running) = machine.start() else { return false };
-    let request = DebugRequest { hardware: breakpoints.registers(), ..DebugRequest::default() };
     if begun && controller.set_debug_requests(vec![request]).is_ok() && controller.release(&owner).is_ok() {
         drop(running.wait(Some(Instant::now() + LIMIT)));
     }

@@ -23,9 +23,10 @@ use super::registers::{VcpuRegisters, X86};
 use super::{monitor, probe};
 use crate::bell::Bell;
 use crate::dump::{PageWalk, read_linear, write_linear};
+use crate::memory::GuestMemory;
 use crate::outcome::Outcome;
 use crate::vcpu::state::{MpState, SpecialRegisters};
-use crate::vcpu::{ControlError, Controller, DebugRequest, Owner, VcpuStop};
+use crate::vcpu::{ControlError, Controller, DebugRequest, Owner, Trap, VcpuStop};
 
 /// Errors as gdb's protocol has them: Linux' numbers.
 const ESRCH: u8 = 3;
@@ -33,6 +34,8 @@ const EIO: u8 = 5;
 const EFAULT: u8 = 14;
 
 const PAGE: u64 = 4096;
+/// A page-table entry: user-mode code may use what is below (Intel SDM, volume 3, §4.5).
+const PAGE_USER: u64 = 1 << 2;
 
 /// What the vCPUs' threads and the session share.
 pub(super) struct Mailbox {
@@ -44,7 +47,7 @@ pub(super) struct Mailbox {
 #[derive(Default)]
 struct Inner {
     stops: Vec<VcpuStop>,
-    /// Where the debugger's `int3` are.
+    /// Where the debugger's breakpoints in memory are.
     software: BTreeSet<u64>,
     /// Which vCPUs it steps.
     steps: Vec<bool>,
@@ -118,7 +121,7 @@ impl DebuggedMachine {
             controller,
             owner,
             mailbox,
-            breakpoints: Breakpoints::default(),
+            breakpoints: Breakpoints::new(probe::support().trap),
             special: vec![None; cpus],
             steps: vec![false; cpus],
             runs: vec![false; cpus],
@@ -240,7 +243,8 @@ impl DebuggedMachine {
         }
         let software: BTreeSet<u64> = self.breakpoints.software().collect();
         let hardware = self.breakpoints.registers();
-        let request = |step: &bool| DebugRequest { software: !software.is_empty(), hardware, step: *step };
+        let trap = (!software.is_empty()).then(|| self.breakpoints.trap());
+        let request = |step: &bool| DebugRequest { software: trap, hardware, step: *step };
         let requests: Vec<DebugRequest> = self.steps.iter().map(request).collect();
         {
             let mut inner = self.mailbox.lock();
@@ -274,6 +278,12 @@ impl Drop for DebuggedMachine {
         self.controller.keep_vcpus(&[]);
         let _ended = self.controller.release(&self.owner);
     }
+}
+
+/// Whether user-mode code may run at `linear`: every entry on the way lets it.
+fn user(memory: &GuestMemory, special: &SpecialRegisters, linear: u64) -> bool {
+    let walk = PageWalk::new(memory, special, linear);
+    !walk.entries.is_empty() && walk.entries.iter().all(|entry| entry.value & PAGE_USER != 0)
 }
 
 fn gone(_: ControlError) -> TargetError<ControlError> {
@@ -449,8 +459,11 @@ impl SwBreakpoint for DebuggedMachine {
     /// As the vCPU that stopped last sees memory.
     fn add_sw_breakpoint(&mut self, addr: u64, _: usize) -> TargetResult<bool, Self> {
         let special = self.view(self.tid(self.last))?;
-        let Some((physical, _)) = self.place(&special, addr) else { return Err(TargetError::Errno(EFAULT)) };
-        Ok(self.breakpoints.add_software(self.controller.memory(), addr, physical))
+        let place = self.place(&special, addr).ok_or(TargetError::Errno(EFAULT))?;
+        if self.breakpoints.trap() == Trap::Out && user(self.controller.memory(), &special, addr) {
+            return Ok(false);
+        }
+        Ok(self.breakpoints.add_software(self.controller.memory(), addr, place))
     }
 
     fn remove_sw_breakpoint(&mut self, addr: u64, _: usize) -> TargetResult<bool, Self> {

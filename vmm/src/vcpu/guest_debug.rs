@@ -16,11 +16,37 @@ pub(crate) const BP: u32 = 3;
 const DR6_BS: u64 = 1 << 14;
 const DR6_HITS: u64 = 0xf;
 
+/// The port that [`Trap::Out`] writes to, where no machine has a device; and the instruction's length. Whatever jumps to
+/// its second byte comes upon an `int3`.
+pub(crate) const TRAP_PORT: u16 = 0xcc;
+pub(crate) const TRAP_LENGTH: u64 = 2;
+
+/// The instruction that a software breakpoint puts in the place of the guest's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trap {
+    /// `int3`: KVM stops there, where it can.
+    Int3,
+    /// `out %al, $0xcc`, in supervisor-mode code alone: for a KVM that does not stop at `int3`, as it emulates code, or is
+    /// itself under an emulator.
+    Out,
+}
+
+impl Trap {
+    /// Its bytes.
+    #[must_use]
+    pub fn code(self) -> &'static [u8] {
+        match self {
+            Self::Int3 => &[0xcc],
+            Self::Out => &[0xe6, 0xcc],
+        }
+    }
+}
+
 /// What a debugger wants a vCPU to stop at.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DebugRequest {
-    /// `int3` leaves the guest: some are the debugger's breakpoints.
-    pub software: bool,
+    /// Breakpoints in memory, of this kind.
+    pub software: Option<Trap>,
     /// DR0 to DR3 and DR7, in place of the guest's own.
     pub hardware: Option<([u64; 4], u64)>,
     /// The next instruction, before which no interrupt is taken where KVM can see to that (Linux 5.16 and later).
@@ -99,6 +125,11 @@ impl GuestDebug {
         self.traced
     }
 
+    /// Whether a write to [`TRAP_PORT`] may be a breakpoint.
+    pub(super) fn traps(&self) -> bool {
+        self.wanted.software == Some(Trap::Out)
+    }
+
     /// Whether a step that the trace has noted was for the trace alone.
     pub(super) fn only_traced(&self, stop: &DebugStop) -> bool {
         !self.wanted.step && stop.hits() == 0
@@ -117,7 +148,7 @@ impl GuestDebug {
         if self.wanted.step {
             control |= KVM_GUESTDBG_BLOCKIRQ;
         }
-        if self.wanted.software {
+        if self.wanted.software == Some(Trap::Int3) {
             control |= KVM_GUESTDBG_USE_SW_BP;
         }
         if let Some((addresses, dr7)) = self.wanted.hardware {
@@ -142,7 +173,8 @@ mod tests {
         assert_eq!(debug.request(0).control, 0);
         debug.traced = true;
         assert_eq!(debug.request(0).control, KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP);
-        debug.wanted = DebugRequest { software: true, hardware: Some(([1, 2, 3, 4], 0x402)), step: false };
+        debug.wanted =
+            DebugRequest { software: Some(Trap::Int3), hardware: Some(([1, 2, 3, 4], 0x402)), step: false };
         let request = debug.request(KVM_GUESTDBG_INJECT_BP);
         let breakpoints = KVM_GUESTDBG_USE_SW_BP | KVM_GUESTDBG_USE_HW_BP | KVM_GUESTDBG_INJECT_BP;
         assert_eq!(request.control, KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP | breakpoints);

@@ -13,12 +13,13 @@ mod run;
 mod setup;
 pub mod state;
 mod steps;
+mod stops;
 mod thread;
 
 pub use control::MachineState;
 pub use controller::{ControlError, Controller};
 pub(crate) use guest_debug::BP;
-pub use guest_debug::{DebugRequest, DebugStop, VcpuStop};
+pub use guest_debug::{DebugRequest, DebugStop, Trap, VcpuStop};
 pub use hold::Owner;
 pub use setup::EntryState;
 pub(crate) use setup::{CODE_SELECTOR, gdt};

@@ -4,7 +4,7 @@ use kvm_bindings::{KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN};
 use kvm_ioctls::{VcpuExit, VcpuFd};
 
 use super::exit;
-use super::guest_debug::DebugStop;
+use super::guest_debug::{DebugStop, TRAP_PORT};
 use super::pages::SharedPages;
 use super::thread::Outside;
 use crate::outcome::Outcome;
@@ -23,6 +23,8 @@ pub(super) enum Next {
     Called,
     /// A breakpoint or a single step.
     Debug(DebugStop),
+    /// A byte is to be written to [`TRAP_PORT`], which may be a breakpoint.
+    Trap(u8),
     /// The machine ends: how, and what KVM said.
     End(Outcome, String),
 }
@@ -76,6 +78,7 @@ pub(super) fn once(vcpu: &mut VcpuFd, index: u32, outside: &Outside, recorder: &
                 recorder.access(device, (Space::Pio, false), port.into(), element);
             }
         }
+        VcpuExit::IoOut(TRAP_PORT, [value]) => return Next::Trap(*value),
         VcpuExit::IoOut(port, data) => {
             let data: *const [u8] = data;
             let Some(size) = port_io_size(vcpu, &outside.pages) else {

@@ -12,21 +12,19 @@ use kvm_ioctls::{Kvm, VcpuFd};
 use super::control::{Control, Hands};
 use super::controller::Controller;
 use super::cpuid;
-use super::guest_debug::{BP, DebugStop, GuestDebug, VcpuStop};
+use super::guest_debug::{GuestDebug, VcpuStop};
 use super::kick;
 use super::pages::SharedPages;
 use super::ring::Ring;
 use super::run::{self, Next};
 use super::setup::{self, EntryState};
-use super::state::SpecialRegisters;
+use super::stops::{Stops, hear};
 use crate::bus::Bus;
 use crate::dump::VcpuDump;
 use crate::kvm::{KvmError, Vm};
 use crate::outcome::{Outcome, PowerSwitch};
-use crate::trace::{ExitKind, Recorder, VcpuTrace};
+use crate::trace::{Recorder, VcpuTrace};
 
-/// The suberror of `KVM_EXIT_INTERNAL_ERROR` for an instruction that KVM can't emulate.
-const EMULATION: u32 = kvm_bindings::KVM_INTERNAL_ERROR_EMULATION;
 /// RFLAGS: maskable interrupts are taken.
 const RFLAGS_IF: u64 = 1 << 9;
 
@@ -74,6 +72,12 @@ struct Group {
     outside: Outside,
     power: PowerSwitch,
     control: Arc<Control>,
+}
+
+impl Group {
+    fn stops(&self) -> Stops<'_> {
+        Stops { control: &self.control, buses: &self.outside.buses }
+    }
 }
 
 /// What an exit is handled with.
@@ -226,18 +230,26 @@ fn run(
                 group.control.attend(index, &mut Hands { vcpu, recorder, debug: &mut debug });
             }
             Next::Debug(stop) => {
-                if let Err((outcome, why)) = debug_stop(vcpu, group, &mut debug, stop, recorder) {
+                let hands = &mut Hands { vcpu, recorder, debug: &mut debug };
+                if let Err((outcome, why)) = group.stops().debug(hands, stop) {
                     group.power.end(outcome);
                     return Some(why);
                 }
             }
-            Next::End(outcome, why) => {
+            Next::Trap(value) => {
                 let hands = &mut Hands { vcpu, recorder, debug: &mut debug };
-                if was_breakpoint(hands, group, index, &outcome) {
-                    continue;
+                if let Err((outcome, why)) = group.stops().trap(hands, index, value) {
+                    group.power.end(outcome);
+                    return Some(why);
                 }
+                kick::heard(vcpu);
+                shared.answer(vcpu);
+                group.control.attend(index, &mut Hands { vcpu, recorder, debug: &mut debug });
+            }
+            Next::End(outcome, why) => {
                 if outcome.wants_explaining() {
-                    hear(hands, group, &VcpuStop::Fatal { cpu: index, outcome: outcome.clone() });
+                    let hands = &mut Hands { vcpu, recorder, debug: &mut debug };
+                    hear(&group.control, hands, &VcpuStop::Fatal { cpu: index, outcome: outcome.clone() });
                 }
                 group.power.end(outcome);
                 return Some(why);
@@ -245,64 +257,6 @@ fn run(
         }
     }
     None
-}
-
-/// Tells the debugger of a stop. If it is the debugger's own, the machine is held, and this comes back when the vCPU may
-/// go on; if not, or nobody listens, it says so.
-fn hear(hands: &mut Hands<'_>, group: &Group, stop: &VcpuStop) -> Option<bool> {
-    let debugger = group.control.debugger()?;
-    if !(debugger.told)(stop) {
-        return Some(false);
-    }
-    let (VcpuStop::Debug(DebugStop { cpu, .. }) | VcpuStop::Fatal { cpu, .. }) = stop;
-    group.control.hold(&debugger.owner);
-    group.control.attend(*cpu, hands);
-    Some(true)
-}
-
-/// Sees to a breakpoint or a step; what ends the machine is an error.
-fn debug_stop(
-    vcpu: &mut VcpuFd,
-    group: &Group,
-    debug: &mut GuestDebug,
-    stop: DebugStop,
-    recorder: &mut Recorder,
-) -> Result<(), (Outcome, String)> {
-    let index = stop.cpu;
-    let refused = |error: kvm_ioctls::Error| {
-        let error = format!("KVM_SET_GUEST_DEBUG of vCPU {index}: {error}");
-        (Outcome::MachineFailed { error: error.clone() }, error)
-    };
-    if debug.traced() && stop.is_step() {
-        if !group.control.steps.note(index, stop.pc) {
-            debug.trace(vcpu, false).map_err(refused)?;
-        }
-        if debug.only_traced(&stop) {
-            return Ok(());
-        }
-    }
-    match hear(&mut Hands { vcpu, recorder, debug }, group, &VcpuStop::Debug(stop)) {
-        Some(true) => Ok(()),
-        // The guest's own `int3` or trap: while a debugger listens, KVM takes it for the debugger's.
-        Some(false) => debug.inject(vcpu, stop.exception).map_err(refused),
-        None => {
-            let exit = format!("{} at {:#x}", ExitKind::Debug.name(), stop.pc);
-            Err((Outcome::UnexpectedExit { cpu: index, exit: exit.clone() }, exit))
-        }
-    }
-}
-
-/// Whether what would end the machine is a debugger's `int3`: where KVM emulates supervisor-mode code, that is an
-/// instruction that it can't emulate. Then it has been seen to.
-fn was_breakpoint(hands: &mut Hands<'_>, group: &Group, index: u32, outcome: &Outcome) -> bool {
-    if !matches!(outcome, Outcome::InternalError { suberror: EMULATION, .. }) {
-        return false;
-    }
-    let (Ok(regs), Ok(sregs)) = (hands.vcpu.get_regs(), hands.vcpu.get_sregs()) else { return false };
-    let special = SpecialRegisters::from(sregs);
-    let pc = special.linear(&special.cs, regs.rip);
-    let stop = DebugStop { cpu: index, exception: BP, pc, dr6: 0, dr7: 0 };
-    hear(hands, group, &VcpuStop::Debug(stop)) == Some(true)
 }
 
 impl Shared {

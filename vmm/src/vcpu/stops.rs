@@ -1,0 +1,96 @@
+//! What becomes of a vCPU that stops: the trace's step, a debugger's breakpoint or step, or the guest's own exception.
+
+use kvm_ioctls::VcpuExit;
+
+use super::control::{Control, Hands};
+use super::guest_debug::{BP, DebugStop, TRAP_LENGTH, TRAP_PORT, VcpuStop};
+use super::kick;
+use super::state::SpecialRegisters;
+use super::thread::Buses;
+use crate::outcome::Outcome;
+use crate::trace::{ExitKind, Space};
+
+/// How the machine ends over a stop, and why.
+type End = (Outcome, String);
+
+/// What stops are seen to with.
+pub(super) struct Stops<'a> {
+    pub(super) control: &'a Control,
+    pub(super) buses: &'a Buses,
+}
+
+/// Tells the debugger of a stop. If it is the debugger's own, the machine is held, and this comes back when the vCPU may
+/// go on; if not, or nobody listens, it says so.
+pub(super) fn hear(control: &Control, hands: &mut Hands<'_>, stop: &VcpuStop) -> Option<bool> {
+    let debugger = control.debugger()?;
+    if !(debugger.told)(stop) {
+        return Some(false);
+    }
+    let (VcpuStop::Debug(DebugStop { cpu, .. }) | VcpuStop::Fatal { cpu, .. }) = stop;
+    control.hold(&debugger.owner);
+    control.attend(*cpu, hands);
+    Some(true)
+}
+
+fn refused(step: &str, cpu: u32) -> impl FnOnce(kvm_ioctls::Error) -> End {
+    move |error| {
+        let error = format!("{step} of vCPU {cpu}: {error}");
+        (Outcome::MachineFailed { error: error.clone() }, error)
+    }
+}
+
+impl Stops<'_> {
+    /// Sees to a breakpoint or a step that KVM tells of.
+    pub(super) fn debug(&self, hands: &mut Hands<'_>, stop: DebugStop) -> Result<(), End> {
+        if hands.debug.traced() && stop.is_step() {
+            if !self.control.steps.note(stop.cpu, stop.pc) {
+                hands.debug.trace(hands.vcpu, false).map_err(refused("KVM_SET_GUEST_DEBUG", stop.cpu))?;
+            }
+            if hands.debug.only_traced(&stop) {
+                return Ok(());
+            }
+        }
+        match hear(self.control, hands, &VcpuStop::Debug(stop)) {
+            Some(true) => Ok(()),
+            // The guest's own `int3` or trap: while a debugger listens, KVM takes it for the debugger's.
+            Some(false) => {
+                let injected = hands.debug.inject(hands.vcpu, stop.exception);
+                injected.map_err(refused("KVM_SET_GUEST_DEBUG", stop.cpu))
+            }
+            None => {
+                let exit = format!("{} at {:#x}", ExitKind::Debug.name(), stop.pc);
+                Err((Outcome::UnexpectedExit { cpu: stop.cpu, exit: exit.clone() }, exit))
+            }
+        }
+    }
+
+    /// Sees to a write to [`TRAP_PORT`], by a debugger's breakpoint or by the guest.
+    pub(super) fn trap(&self, hands: &mut Hands<'_>, cpu: u32, value: u8) -> Result<(), End> {
+        let mut step = None;
+        if hands.debug.traps() {
+            // KVM steps over the instruction as late as it enters the guest again, or has done so by now: after this it has.
+            kick::call_back(hands.vcpu);
+            if let Ok(VcpuExit::Debug(debug)) = hands.vcpu.run() {
+                let (exception, pc, dr6, dr7) = (debug.exception, debug.pc, debug.dr6, debug.dr7);
+                step = Some(DebugStop { cpu, exception, pc, dr6, dr7 });
+            }
+            let mut regs = hands.vcpu.get_regs().map_err(refused("KVM_GET_REGS", cpu))?;
+            let special = hands.vcpu.get_sregs().map_err(refused("KVM_GET_SREGS", cpu))?;
+            let special = SpecialRegisters::from(special);
+            let rip = regs.rip.wrapping_sub(TRAP_LENGTH);
+            let pc = special.linear(&special.cs, rip);
+            let stop = VcpuStop::Debug(DebugStop { cpu, exception: BP, pc, dr6: 0, dr7: 0 });
+            let debugger = self.control.debugger();
+            if let Some(debugger) = debugger.filter(|debugger| (debugger.told)(&stop)) {
+                regs.rip = rip;
+                hands.vcpu.set_regs(&regs).map_err(refused("KVM_SET_REGS", cpu))?;
+                // Its caller looks at the desk next.
+                self.control.hold(&debugger.owner);
+                return Ok(());
+            }
+        }
+        let device = self.buses.pio.write(TRAP_PORT.into(), &[value]);
+        hands.recorder.access(device, (Space::Pio, true), TRAP_PORT.into(), &[value]);
+        step.map_or(Ok(()), |step| self.debug(hands, step))
+    }
+}
