@@ -6,6 +6,8 @@ mod coalesced;
 mod control;
 #[path = "payloads/dumps.rs"]
 mod dumps;
+#[path = "payloads/gdb.rs"]
+mod gdb;
 #[path = "payloads/state.rs"]
 mod state;
 #[path = "payloads/steps.rs"]

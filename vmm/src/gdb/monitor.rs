@@ -57,6 +57,9 @@ fn breakpoints(support: probe::Support) -> String {
     };
     let memory = match support.trap {
         Trap::Int3 => "break, on memory that is mapped: as many as you like\n",
+        Trap::Emulated => {
+            "break, on supervisor-mode code that is mapped, but in real mode: as many as you like (KVM emulates int3's code here)\n"
+        }
         Trap::Out => {
             "break, on supervisor-mode code that is mapped: as many as you like (two bytes each, as KVM does not stop at int3)\n"
         }

@@ -3,8 +3,7 @@
 
 use std::io;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{OnceLock, mpsc};
 use std::time::{Duration, Instant};
 
 use gdbstub::target::ext::breakpoints::WatchKind;
@@ -14,6 +13,7 @@ use crate::config::{Boot, CpuMode, MachineConfig};
 use crate::kvm::KVM_NODE;
 use crate::layout::HIGH_MEMORY;
 use crate::machine::{Machine, MachineIo, Owner};
+use crate::outcome::Outcome;
 use crate::vcpu::{DebugRequest, Trap, VcpuStop};
 
 /// Longer than the probe takes on the slowest of hosts.
@@ -51,15 +51,19 @@ pub(crate) fn support() -> Support {
         };
         let software = DebugRequest { software: Some(Trap::Int3), ..DebugRequest::default() };
         Support {
-            execute: stops(registers(&execute), NOP),
-            watch: stops(registers(&watch), NOP),
-            trap: if stops(software, INT3) { Trap::Int3 } else { Trap::Out },
+            execute: stop(registers(&execute), NOP).is_some_and(|stop| matches!(stop, VcpuStop::Debug(_))),
+            watch: stop(registers(&watch), NOP).is_some_and(|stop| matches!(stop, VcpuStop::Debug(_))),
+            trap: match stop(software, INT3) {
+                Some(VcpuStop::Debug(_)) => Trap::Int3,
+                Some(VcpuStop::Fatal { outcome: Outcome::InternalError { .. }, .. }) => Trap::Emulated,
+                _ => Trap::Out,
+            },
         }
     })
 }
 
-/// Whether the probe, with this instruction in it, stops for a debugger; what can't be tried does not.
-fn stops(request: DebugRequest, instruction: u8) -> bool {
+/// What the probe, with this instruction in it, stops for first; what can't be tried does not.
+fn stop(request: DebugRequest, instruction: u8) -> Option<VcpuStop> {
     let [low, high, ..] = DATA.to_le_bytes();
     // mov [DATA], eax; the instruction; xor eax, eax; out 0xf4, al; hlt
     let code = vec![0x89, 0x04, 0x25, low, high, 8, 0, instruction, 0x31, 0xc0, 0xe6, 0xf4, 0xf4];
@@ -71,19 +75,19 @@ fn stops(request: DebugRequest, instruction: u8) -> bool {
         ..MachineConfig::default()
     };
     let io = MachineIo { serial: Box::new(io::sink()), console: None, ports: Vec::new() };
-    let Ok(machine) = Machine::new_on(Path::new(KVM_NODE), &config, io) else { return false };
+    let machine = Machine::new_on(Path::new(KVM_NODE), &config, io).ok()?;
     let (controller, owner) = (machine.controller(), Owner::new("probe"));
-    let stopped = Arc::new(AtomicBool::new(false));
-    let (flag, stopper) = (stopped.clone(), controller.clone());
+    let (stops, stopped) = mpsc::channel();
+    let stopper = controller.clone();
     let told = move |stop: &VcpuStop| {
-        flag.store(matches!(stop, VcpuStop::Debug(_)), Ordering::SeqCst);
+        let _nobody_waits = stops.send(stop.clone());
         stopper.stop();
         true
     };
     let begun = controller.hold(&owner).is_ok() && controller.attach_debugger(&owner, told).is_ok();
-    let Ok(running) = machine.start() else { return false };
+    let running = machine.start().ok()?;
     if begun && controller.set_debug_requests(vec![request]).is_ok() && controller.release(&owner).is_ok() {
         drop(running.wait(Some(Instant::now() + LIMIT)));
     }
-    stopped.load(Ordering::SeqCst)
+    stopped.try_recv().ok()
 }

@@ -34,6 +34,8 @@ const EIO: u8 = 5;
 const EFAULT: u8 = 14;
 
 const PAGE: u64 = 4096;
+/// CR0: protected mode (Intel SDM, volume 3, §2.5).
+const CR0_PE: u64 = 1;
 /// A page-table entry: user-mode code may use what is below (Intel SDM, volume 3, §4.5).
 const PAGE_USER: u64 = 1 << 2;
 
@@ -232,6 +234,16 @@ impl DebuggedMachine {
     fn place(&self, special: &SpecialRegisters, linear: u64) -> Option<(u64, usize)> {
         let physical = PageWalk::new(self.controller.memory(), special, linear).physical()?;
         Some((physical, usize::try_from(PAGE - linear % PAGE).ok()?))
+    }
+
+    /// Whether a vCPU is about to carry out what is at `linear`, or may be.
+    fn anybody_at(&self, linear: u64) -> bool {
+        let all = self.controller.run_on_all_vcpus(move |_, vcpu| {
+            let (Ok(regs), Ok(special)) = (vcpu.get_regs(), vcpu.get_sregs()) else { return true };
+            let special = SpecialRegisters::from(special);
+            special.linear(&special.cs, regs.rip) == linear
+        });
+        all.map_or(true, |all| all.contains(&true))
     }
 
     fn go_on(&mut self) -> Result<(), ControlError> {
@@ -460,7 +472,15 @@ impl SwBreakpoint for DebuggedMachine {
     fn add_sw_breakpoint(&mut self, addr: u64, _: usize) -> TargetResult<bool, Self> {
         let special = self.view(self.tid(self.last))?;
         let place = self.place(&special, addr).ok_or(TargetError::Errno(EFAULT))?;
-        if self.breakpoints.trap() == Trap::Out && user(self.controller.memory(), &special, addr) {
+        let suits = match self.breakpoints.trap() {
+            Trap::Int3 => true,
+            Trap::Emulated => special.cr0 & CR0_PE != 0 && !user(self.controller.memory(), &special, addr),
+            // Nobody may stand in the midst of it.
+            Trap::Out => {
+                !user(self.controller.memory(), &special, addr) && !self.anybody_at(addr.wrapping_add(1))
+            }
+        };
+        if !suits {
             return Ok(false);
         }
         Ok(self.breakpoints.add_software(self.controller.memory(), addr, place))

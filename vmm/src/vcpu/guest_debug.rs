@@ -24,10 +24,11 @@ pub(crate) const TRAP_LENGTH: u64 = 2;
 /// The instruction that a software breakpoint puts in the place of the guest's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trap {
-    /// `int3`: KVM stops there, where it can.
+    /// `int3`: KVM stops there.
     Int3,
-    /// `out %al, $0xcc`, in supervisor-mode code alone: for a KVM that does not stop at `int3`, as it emulates code, or is
-    /// itself under an emulator.
+    /// `int3` in protected mode, which a KVM that emulates supervisor-mode code can't emulate.
+    Emulated,
+    /// `out %al, $0xcc`, in supervisor-mode code: for a KVM under an emulator that gives every `int3` to the guest.
     Out,
 }
 
@@ -36,7 +37,7 @@ impl Trap {
     #[must_use]
     pub fn code(self) -> &'static [u8] {
         match self {
-            Self::Int3 => &[0xcc],
+            Self::Int3 | Self::Emulated => &[0xcc],
             Self::Out => &[0xe6, 0xcc],
         }
     }
@@ -128,6 +129,11 @@ impl GuestDebug {
     /// Whether a write to [`TRAP_PORT`] may be a breakpoint.
     pub(super) fn traps(&self) -> bool {
         self.wanted.software == Some(Trap::Out)
+    }
+
+    /// Whether an instruction that KVM can't emulate may be a breakpoint.
+    pub(super) fn emulated(&self) -> bool {
+        self.wanted.software == Some(Trap::Emulated)
     }
 
     /// Whether a step that the trace has noted was for the trace alone.

@@ -1,5 +1,6 @@
 //! What becomes of a vCPU that stops: the trace's step, a debugger's breakpoint or step, or the guest's own exception.
 
+use kvm_bindings::KVM_INTERNAL_ERROR_EMULATION;
 use kvm_ioctls::VcpuExit;
 
 use super::control::{Control, Hands};
@@ -62,6 +63,21 @@ impl Stops<'_> {
                 Err((Outcome::UnexpectedExit { cpu: stop.cpu, exit: exit.clone() }, exit))
             }
         }
+    }
+
+    /// Sees to an end that may be a debugger's breakpoint: an instruction that KVM can't emulate. Tells whether it was.
+    pub(super) fn emulated(&self, hands: &mut Hands<'_>, outcome: &Outcome) -> bool {
+        let Outcome::InternalError { cpu, suberror: KVM_INTERNAL_ERROR_EMULATION } = *outcome else {
+            return false;
+        };
+        if !hands.debug.emulated() {
+            return false;
+        }
+        let (Ok(regs), Ok(special)) = (hands.vcpu.get_regs(), hands.vcpu.get_sregs()) else { return false };
+        let special = SpecialRegisters::from(special);
+        let pc = special.linear(&special.cs, regs.rip);
+        let stop = DebugStop { cpu, exception: BP, pc, dr6: 0, dr7: 0 };
+        hear(self.control, hands, &VcpuStop::Debug(stop)) == Some(true)
     }
 
     /// Sees to a write to [`TRAP_PORT`], by a debugger's breakpoint or by the guest.

@@ -247,8 +247,11 @@ fn run(
                 group.control.attend(index, &mut Hands { vcpu, recorder, debug: &mut debug });
             }
             Next::End(outcome, why) => {
+                let hands = &mut Hands { vcpu, recorder, debug: &mut debug };
+                if group.stops().emulated(hands, &outcome) {
+                    continue;
+                }
                 if outcome.wants_explaining() {
-                    let hands = &mut Hands { vcpu, recorder, debug: &mut debug };
                     hear(&group.control, hands, &VcpuStop::Fatal { cpu: index, outcome: outcome.clone() });
                 }
                 group.power.end(outcome);

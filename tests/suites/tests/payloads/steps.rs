@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use kiln::cases::{CASES, Case, linkme};
 use kiln::gate::Needs;
-use kiln::vmm::kvm_bindings::{KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_SINGLESTEP, kvm_guest_debug};
 use kiln::vmm::machine::{Controller, DebugRequest, Ended, MachineState, Owner, VcpuStop};
 use kiln::vmm::outcome::Outcome;
 use kiln::vmm::trace::ExitKind;
