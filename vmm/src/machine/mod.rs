@@ -65,6 +65,7 @@ impl Machine {
     /// See [`MachineError`].
     pub fn new_on(node: &Path, config: &MachineConfig, io: MachineIo) -> Result<Self, MachineError> {
         let machine = assembly::assemble(node, config, io)?;
+        machine.controller().set_nmi_mask(&machine.nmi_mask);
         if let Boot::Kernel { kernel, .. } = &config.boot {
             machine.controller().set_kernel(kernel.clone());
         }

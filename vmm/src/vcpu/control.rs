@@ -16,6 +16,7 @@ use super::guest_debug::GuestDebug;
 use super::hold::{Holds, Owner};
 use super::kick::Kick;
 use super::steps::Steps;
+use crate::device::rtc::NmiMask;
 use crate::dump::{self, VcpuDump};
 use crate::memory::GuestMemory;
 use crate::outcome::PowerSwitch;
@@ -57,6 +58,8 @@ pub(super) struct Control {
     msrs: Arc<[u32]>,
     /// The kernel's file, whose symbols name what is dumped.
     kernel: OnceLock<PathBuf>,
+    /// The gate that NMIs go through.
+    nmi_mask: OnceLock<NmiMask>,
     debugger: Mutex<Option<Debugger>>,
     /// Holds the machine for [`super::Controller::pause`].
     pub(super) caller: Owner,
@@ -91,9 +94,21 @@ impl Control {
         let kicks = (0..cpus).map(|_| Arc::default()).collect();
         let seats = (0..cpus).map(|_| Seat::default()).collect();
         let desk = Mutex::new(Desk { started: false, holds: Holds::default(), seats });
-        let (kernel, debugger) = (OnceLock::new(), Mutex::default());
+        let (kernel, nmi_mask, debugger) = (OnceLock::new(), OnceLock::new(), Mutex::default());
         let (caller, steps) = (Owner::new("caller").with_running_deadline(), Steps::default());
-        Self { power, memory, msrs, kernel, debugger, caller, steps, kicks, desk, changed: Condvar::new() }
+        Self {
+            power,
+            memory,
+            msrs,
+            kernel,
+            nmi_mask,
+            debugger,
+            caller,
+            steps,
+            kicks,
+            desk,
+            changed: Condvar::new(),
+        }
     }
 
     pub(super) fn cpus(&self) -> u32 {
@@ -115,6 +130,15 @@ impl Control {
     /// Has dumps named by the symbols of this file.
     pub(super) fn set_kernel(&self, kernel: PathBuf) {
         let _once = self.kernel.set(kernel);
+    }
+
+    /// Has NMIs wait at this gate.
+    pub(super) fn set_nmi_mask(&self, mask: NmiMask) {
+        let _once = self.nmi_mask.set(mask);
+    }
+
+    pub(super) fn nmi_mask(&self) -> Option<&NmiMask> {
+        self.nmi_mask.get()
     }
 
     /// Names what can be named in `dumps`.

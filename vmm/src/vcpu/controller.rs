@@ -10,6 +10,7 @@ use super::guest_debug::{DebugRequest, VcpuStop};
 use super::hold::Owner;
 use super::state::{StateError, VcpuState};
 use crate::bell::Bell;
+use crate::device::rtc::NmiMask;
 use crate::dump::VcpuDump;
 use crate::memory::GuestMemory;
 use crate::outcome::Outcome;
@@ -202,11 +203,31 @@ impl Controller {
         self.0.ended();
     }
 
-    /// Gives vCPU `cpu` a non-maskable interrupt. A paused machine takes it when it goes on.
+    /// Has NMIs wait at this gate while the guest has closed it.
+    pub(crate) fn set_nmi_mask(&self, mask: &NmiMask) {
+        let control = Arc::downgrade(&self.0);
+        mask.connect(move |cpu| {
+            let give = |hands: &mut Hands<'_>| {
+                // KVM has no reason to refuse one that it took before.
+                let _refused = hands.vcpu.nmi();
+            };
+            // A machine that has ended takes none.
+            let _ended = control.upgrade().map(|control| control.post(cpu, Box::new(give)));
+        });
+        self.0.set_nmi_mask(mask.clone());
+    }
+
+    /// Gives vCPU `cpu` a non-maskable interrupt. A paused machine takes it when it goes on; a guest that masks them by
+    /// the clock's index port (`--device rtc`), when it has opened that again.
     ///
     /// # Errors
     /// As [`Controller::run_on_vcpu`], or KVM refused.
     pub fn nmi(&self, cpu: u32) -> Result<(), ControlError> {
+        // A vCPU that is not there is told of first.
+        self.run_on_vcpu(cpu, |_| ())?;
+        if self.0.nmi_mask().is_some_and(|mask| mask.keeps(cpu)) {
+            return Ok(());
+        }
         self.run_on_vcpu(cpu, |vcpu| vcpu.nmi())?.map_err(refused("KVM_NMI", cpu))
     }
 
