@@ -183,7 +183,7 @@ impl Breakpoints {
         let Some(end) = start.checked_add(length).filter(|_| length > 0) else { return false };
         let mut at = start;
         while at < end {
-            let fits = |size: &u64| at % size == 0 && end - at >= *size;
+            let fits = |size: &u64| at.is_multiple_of(*size) && end - at >= *size;
             let size = [8, 4, 2, 1].into_iter().find(fits).unwrap_or(1);
             let Some(free) = hardware.iter_mut().find(|slot| slot.is_none()) else { return false };
             *free = Some(Slot { address: at, length: size, what, whole: length });

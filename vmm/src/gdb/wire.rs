@@ -212,6 +212,6 @@ mod tests {
         }
         assert_eq!((out.to.len(), out.waiting.len()), (6 + PIECE, 1));
         out.say("hi\n").unwrap();
-        assert!(out.to.ends_with(b"0$O68690a#5b"), "{}", String::from_utf8_lossy(&out.to));
+        assert!(out.to.ends_with(b"0$O68690a#bd"));
     }
 }
