@@ -24,6 +24,8 @@ static COMMAND: fn() -> Vec<Case> = || {
         case("serial_port_reads_standard_input", standard_input),
         case("printed_machine_runs_again_as_printed", printed_machine),
         case("access_to_nothing_ends_a_strict_machine_and_is_told_of_on_others", strict),
+        case("end_that_nothing_else_explains_is_told_with_where_the_processors_stood", dumped),
+        case("instructions_are_written_down_to_the_limit", instructions),
         case("bad_options_end_with_one_line_and_125", bad_options),
     ]
 };
@@ -167,6 +169,24 @@ fn strict() -> Came {
     same((status, error.contains("--strict")), (Some(125), true))
 }
 
+fn dumped() -> Came {
+    let kernel = image("triple-fault-32")?;
+    let (status, said, error) = vmm(&["run", &kernel.path().to_string_lossy(), "--mem", "16"])?;
+    same((status, said.as_str()), (Some(1), ""))?;
+    let told = error.starts_with("kiln-vmm: triple fault of vCPU 0\nvCPU 0 (running): KVM_EXIT_SHUTDOWN");
+    same((told, error.contains("\n  RIP "), &error), (true, true, &error))
+}
+
+fn instructions() -> Came {
+    let (kernel, file) = (image("serial-hello-32")?, file(b"")?);
+    let (path, file) = (kernel.path().to_string_lossy(), file.path().to_string_lossy());
+    let options = ["run", &path, "--mem", "16", "--trace-instructions", &file, "--trace-limit", "5"];
+    same(vmm(&options)?, (Some(0), "hello from a payload\n".to_owned(), String::new()))?;
+    let text = std::fs::read_to_string(&*file).map_err(|error| error.to_string())?;
+    let lines: Vec<&str> = text.lines().collect();
+    same((lines.len(), lines.first().copied()), (5, Some("0 0000000000100000")))
+}
+
 fn bad_options() -> Came {
     let kernel = image("serial-hello-32")?;
     let path = kernel.path().to_string_lossy().into_owned();
@@ -178,6 +198,7 @@ fn bad_options() -> Came {
             &["--device", "fw-cfg,file=a,path=/no/such/x"],
             "fw_cfg file a can't be connected to file /no/such/x",
         ),
+        (&["--gdb", "unix:/no/such/folder/gdb"], "gdb can't be listened for on /no/such/folder/gdb"),
         (&["--module", "/no/such/module"], "can't read the module /no/such/module"),
     ] {
         let mut arguments = vec!["run", path.as_str()];

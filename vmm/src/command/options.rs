@@ -8,6 +8,7 @@ use kiln_vmm::boot;
 use kiln_vmm::config::{
     AllowedRange, Backend, Boot, DiskConfig, MachineConfig, MemoryBacking, ModuleConfig, registry,
 };
+use kiln_vmm::gdb::GdbAddress;
 
 use super::port::{self, Port};
 use super::status::ExitStatus;
@@ -85,6 +86,22 @@ pub(super) struct RunOptions {
     /// Write what the machine did to this file, as JSON.
     #[arg(long, value_name = "FILE")]
     pub(super) trace: Option<PathBuf>,
+    /// Write down every instruction that is carried out, a line each: which CPU, and where (hexadecimal). The guest is
+    /// thousands of times slower until the limit.
+    #[arg(long, value_name = "FILE")]
+    pub(super) trace_instructions: Option<PathBuf>,
+    /// How many instructions to write down; then the guest goes on at full speed.
+    #[arg(long, value_name = "N", default_value_t = 1_000_000, requires = "trace_instructions")]
+    pub(super) trace_limit: u64,
+    /// Have gdb's `target remote` find the machine at unix:PATH or tcp:[127.0.0.1:]PORT (0: any). A TCP port is open to
+    /// every user of this host. Linux's own addresses match its symbols with nokaslr on its command line; `monitor
+    /// help` tells what else there is.
+    #[arg(long, value_name = "ADDRESS")]
+    pub(super) gdb: Option<GdbAddress>,
+    /// Hold the guest before its first instruction until gdb lets it go on. Nothing of a kernel is mapped yet at that time:
+    /// break in it by hbreak.
+    #[arg(long, requires = "gdb")]
+    pub(super) gdb_wait: bool,
     /// Show the exact machine, and do not run it; --config runs it as it is shown.
     #[arg(long, value_name = "FORMAT", num_args = 0..=1, require_equals = true, default_missing_value = "json")]
     pub(super) print_config: Option<ConfigFormat>,

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 pub use crate::bus::{UnclaimedAccess, UnclaimedReport};
-pub use crate::vcpu::{ControlError, Controller, DebugStop, MachineState, Owner};
+pub use crate::vcpu::{ControlError, Controller, DebugRequest, DebugStop, MachineState, Owner, VcpuStop};
 pub use crate::virtio::console::ConsoleEnd;
 pub use backend::BackendError;
 pub use error::MachineError;
@@ -71,6 +71,7 @@ impl Machine {
         // First: who wants a name that is taken has not touched anything else yet.
         let endpoint = config.name.as_deref().map(Endpoint::open).transpose()?;
         let mut machine = assembly::assemble(node, config, io)?;
+        machine.controller().set_nmi_mask(&machine.nmi_mask);
         if let Boot::Kernel { kernel, .. } = &config.boot {
             machine.controller().set_kernel(kernel.clone());
         }

@@ -13,9 +13,11 @@ use serde::{Deserialize, Serialize};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::controller::{ControlError, Debugger};
+use super::guest_debug::GuestDebug;
 use super::hold::{Holds, Owner};
 use super::kick::Kick;
 use super::steps::Steps;
+use crate::device::rtc::NmiMask;
 use crate::dump::{self, VcpuDump};
 use crate::memory::GuestMemory;
 use crate::memory::map::MemoryMap;
@@ -43,8 +45,7 @@ pub enum MachineState {
 /// What work on a vCPU's own thread has in its hands.
 pub(super) struct Hands<'a> {
     pub(super) vcpu: &'a mut VcpuFd,
-    /// Whether the vCPU is stepped for the instruction trace.
-    pub(super) stepped: &'a mut bool,
+    pub(super) debug: &'a mut GuestDebug,
     pub(super) recorder: &'a mut Recorder,
 }
 
@@ -59,8 +60,10 @@ pub(super) struct Control {
     msrs: Arc<[u32]>,
     /// The kernel's file, whose symbols name what is dumped.
     kernel: OnceLock<PathBuf>,
+    /// The gate that NMIs go through.
+    nmi_mask: OnceLock<NmiMask>,
     debugger: Mutex<Option<Debugger>>,
-    /// Holds the machine for [`super::Controller::pause`], and for breakpoints that somebody is told of.
+    /// Holds the machine for [`super::Controller::pause`].
     pub(super) caller: Owner,
     pub(super) steps: Steps,
     kicks: Vec<Arc<Kick>>,
@@ -85,6 +88,8 @@ struct Seat {
     taken: bool,
     /// It waits, out of the guest, for the end of the pause.
     parked: bool,
+    /// It stays out of the guest while others go on: a debugger steps one of them.
+    kept: bool,
     work: VecDeque<Work>,
 }
 
@@ -93,10 +98,10 @@ impl Control {
         let kicks = (0..cpus).map(|_| Arc::default()).collect();
         let seats = (0..cpus).map(|_| Seat::default()).collect();
         let desk = Mutex::new(Desk { started: false, holds: Holds::default(), seats });
-        let (kernel, debugger) = (OnceLock::new(), Mutex::default());
+        let (kernel, nmi_mask, debugger) = (OnceLock::new(), OnceLock::new(), Mutex::default());
         let (caller, steps) = (Owner::new("caller").with_running_deadline(), Steps::default());
         let (changed, bell) = (Condvar::new(), OnceLock::new());
-        Self { power, map, msrs, kernel, debugger, caller, steps, kicks, desk, changed, bell }
+        Self { power, map, msrs, kernel, nmi_mask, debugger, caller, steps, kicks, desk, changed, bell }
     }
 
     pub(super) fn cpus(&self) -> u32 {
@@ -124,6 +129,15 @@ impl Control {
         let _once = self.kernel.set(kernel);
     }
 
+    /// Has NMIs wait at this gate.
+    pub(super) fn set_nmi_mask(&self, mask: NmiMask) {
+        let _once = self.nmi_mask.set(mask);
+    }
+
+    pub(super) fn nmi_mask(&self) -> Option<&NmiMask> {
+        self.nmi_mask.get()
+    }
+
     /// Names what can be named in `dumps`.
     pub(super) fn name(&self, dumps: &mut [VcpuDump]) {
         if let Some(kernel) = self.kernel.get() {
@@ -135,8 +149,17 @@ impl Control {
         self.debugger.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub(super) fn set_debugger(&self, debugger: Option<Debugger>) {
-        *self.debugger.lock().unwrap_or_else(PoisonError::into_inner) = debugger;
+    pub(super) fn attach(&self, debugger: Debugger) -> Result<(), ControlError> {
+        let mut slot = self.debugger.lock().unwrap_or_else(PoisonError::into_inner);
+        if slot.is_some() {
+            return Err(ControlError::Debugged);
+        }
+        *slot = Some(debugger);
+        Ok(())
+    }
+
+    pub(super) fn detach(&self) {
+        self.debugger.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
     pub(super) fn kick(&self, index: u32) -> Option<&Arc<Kick>> {
@@ -213,6 +236,7 @@ impl Control {
         loop {
             let paused = desk.holds.any() && !self.power.ended();
             let Some(seat) = desk.seat(index) else { return };
+            let paused = paused || seat.kept && !self.power.ended();
             if let Some(work) = seat.work.pop_front() {
                 drop(desk);
                 work(hands);
@@ -336,6 +360,16 @@ impl Control {
         self.changed.notify_all();
         self.ring();
         Ok(())
+    }
+
+    /// Says which vCPUs of a paused machine stay where they are when it goes on: those that `kept` names.
+    pub(super) fn keep(&self, kept: &[bool]) {
+        let mut desk = self.lock();
+        for (index, seat) in desk.seats.iter_mut().enumerate() {
+            seat.kept = kept.get(index).copied().unwrap_or(false);
+        }
+        drop(desk);
+        self.changed.notify_all();
     }
 
     /// The names of those who hold the machine, in the order in which they came.

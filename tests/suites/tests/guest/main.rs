@@ -2,6 +2,7 @@
 
 mod control;
 mod disk;
+mod gdb;
 mod machine;
 mod port;
 mod registers;

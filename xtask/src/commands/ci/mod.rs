@@ -65,8 +65,12 @@ fn steps(full: bool) -> Vec<Step> {
         Step::new("documentation", "doc --workspace --no-deps --locked").env("RUSTDOCFLAGS", "-D warnings"),
         // The README's own command; the tidy checks are among its tests.
         Step::new("tests", "xtask test"),
-        Step::new("guests", "test --package xtask --package kiln-vmm --test guests --test requests --locked -- --ignored --test-threads=2")
-            .of_skipped(),
+        Step::new(
+            "guests",
+            "test --package xtask --package kiln-vmm --test guests --test requests --locked -- --ignored \
+             --test-threads=2",
+        )
+        .of_skipped(),
         Step::new("smoke", "xtask smoke"),
     ];
     if full {
