@@ -6,6 +6,8 @@ mod coalesced;
 mod control;
 #[path = "payloads/dumps.rs"]
 mod dumps;
+#[path = "payloads/socket.rs"]
+mod socket;
 #[path = "payloads/state.rs"]
 mod state;
 #[path = "payloads/steps.rs"]

@@ -15,6 +15,8 @@ mod steps;
 mod thread;
 
 pub use control::MachineState;
+#[cfg(fuzzing)]
+pub(crate) use controller::unstarted;
 pub use controller::{ControlError, Controller, DebugStop};
 pub use hold::Owner;
 pub use setup::EntryState;
