@@ -37,7 +37,10 @@ fn named(name: &str) -> Result<Machine> {
     let payload = fixtures::by_name("count").ok_or("no payload of that name")?;
     let super::Staged(mut config, _) = super::flat(payload)?;
     config.name = Some(name.to_owned());
-    Ok(Machine::new(&config, MachineIo { serial: Box::new(std::io::sink()), console: None, ports: Vec::new() })?)
+    Ok(Machine::new(
+        &config,
+        MachineIo { serial: Box::new(std::io::sink()), console: None, ports: Vec::new() },
+    )?)
 }
 
 /// A name that no other process has.
@@ -117,7 +120,11 @@ fn failed_run_is_held() -> Result<()> {
     std::thread::scope(|scope| {
         let run = scope.spawn(|| {
             let (mut out, mut err) = (Vec::new(), Vec::new());
-            execute(&plan, &directory, TaskIo { stdin: None, stdout: &mut out, stderr: &mut err, console: None })
+            execute(
+                &plan,
+                &directory,
+                TaskIo { stdin: None, stdout: &mut out, stderr: &mut err, console: None },
+            )
         });
         let status = loop {
             let Ok(mut client) = client(&name) else { continue };
