@@ -174,7 +174,7 @@ fn duplicate() -> Result {
     let line = format!("error: the name vm is taken by a machine of process {}\n", first.pid());
     assert_eq!((second.status, second.err), (Some(125), line));
     assert_eq!(runtime.json(&["status", "vm"])?["pid"], first.pid());
-    let bad = runtime.vmm(&["run", "--name", "../vm", "/dev/null"])?;
+    let bad = runtime.vmm(&["run", "--name", "../vm", env!("CARGO_BIN_EXE_kiln-vmm")])?;
     assert!(bad.status == Some(125) && bad.err.starts_with("error: name \"../vm\""), "{}", bad.err);
     Ok(())
 }
