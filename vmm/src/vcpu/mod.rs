@@ -20,6 +20,8 @@ mod thread;
 
 pub(crate) use access::Buses;
 pub use control::MachineState;
+#[cfg(fuzzing)]
+pub(crate) use controller::unstarted;
 pub use controller::{ControlError, Controller};
 pub(crate) use guest_debug::BP;
 pub use guest_debug::{DebugRequest, DebugStop, Trap, VcpuStop};

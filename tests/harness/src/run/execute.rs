@@ -12,7 +12,7 @@ use kiln_vmm::dump::VcpuDump;
 use kiln_vmm::machine::{ConsoleEnd, Controller, Ended, Machine, MachineError, MachineIo, Stopper};
 use kiln_vmm::outcome::Outcome;
 
-use super::hold::Hold;
+use super::hold::{Hold, machine_name};
 use super::judge::{Facts, TaskState, judge};
 use super::plan::{Plan, Task};
 use super::report::{Assertion, Report};
@@ -95,7 +95,11 @@ fn run(
         Task::Console { prompt } => prompt.as_deref(),
         _ => None,
     }));
-    let hold = plan.hold.then(|| Hold::new(directory.relative()));
+    let mut config = plan.machine.clone();
+    if plan.hold {
+        config.name.get_or_insert_with(|| machine_name(directory.relative()));
+    }
+    let hold = config.name.clone().filter(|_| plan.hold).map(Hold::new);
     let shared =
         Arc::new(Shared { console: Mutex::default(), typist, stopped_early: AtomicBool::new(false), hold });
     let echo = if plan.show_console { io.console.take() } else { None };
@@ -111,10 +115,6 @@ fn run(
     let began = Instant::now();
     let deadline = began + plan.timeout;
     let (console, console_end) = console_ends(plan.machine.virtio_console && body.is_some())?;
-    let mut config = plan.machine.clone();
-    if let Some(hold) = &shared.hold {
-        config.name.get_or_insert_with(|| hold.name().to_owned());
-    }
     let mut machine = Machine::new(&config, MachineIo { serial, console: console_end, ports: far_ends })?;
     machine.tell_unclaimed({
         let directory = directory.clone();

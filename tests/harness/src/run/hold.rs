@@ -37,14 +37,9 @@ pub(super) struct Hold {
 }
 
 impl Hold {
-    /// For the run in the directory of that path below the runs' root: its machine's name says which case it is.
-    pub(super) fn new(run: &str) -> Self {
-        Self { name: name(run), told: AtomicBool::new(false) }
-    }
-
-    /// The machine's name.
-    pub(super) fn name(&self) -> &str {
-        &self.name
+    /// For the machine of that name.
+    pub(super) fn new(name: String) -> Self {
+        Self { name, told: AtomicBool::new(false) }
     }
 
     /// From now on the machine's deadline does not end it.
@@ -73,8 +68,8 @@ fn say(text: &str) {
     let _closed = io::stderr().write_all(format!("{text}\n").as_bytes());
 }
 
-/// A machine's name for a run: its case and its own last part, of what names are made of.
-fn name(run: &str) -> String {
+/// A machine's name for the run in the directory of that path below the runs' root: its case and its own last part, of what names are made of.
+pub(crate) fn machine_name(run: &str) -> String {
     let mut parts = run.rsplit('/');
     let (last, case) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
     // The end of the start's time and the process tell runs of a case apart.
@@ -97,7 +92,7 @@ mod tests {
 
     #[test]
     fn runs_have_names_that_machines_may_have() {
-        assert_eq!(name("suite/module.case/20260101-4711"), "module.case-20260101-4711");
+        assert_eq!(machine_name("suite/module.case/20260101-4711"), "module.case-20260101-4711");
         for run in [
             "",
             "a",
@@ -105,8 +100,11 @@ mod tests {
             "suite/a b ä/1-2",
             &format!("s/{}/{}", "x".repeat(200), "y".repeat(99)),
         ] {
-            assert!(is_name(&name(run)), "{run}: {}", name(run));
+            assert!(is_name(&machine_name(run)), "{run}: {}", machine_name(run));
         }
-        assert_ne!(name("s/c/20260101T120000.123-4711"), name("s/c/20260101T120000.124-4711"));
+        assert_ne!(
+            machine_name("s/c/20260101T120000.123-4711"),
+            machine_name("s/c/20260101T120000.124-4711")
+        );
     }
 }

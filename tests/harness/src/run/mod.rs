@@ -17,8 +17,8 @@ mod vmlinux;
 
 pub use dispatch::{Accel, AccelChoice, DispatchError, Done, Prepared, choose, prepare};
 pub use execute::{execute, execute_with};
-pub(crate) use hold::not_in_the_lab;
 pub use hold::{HOLD, hold_of_environment};
+pub(crate) use hold::{machine_name, not_in_the_lab};
 pub use line::{Line, TerminalInput};
 pub use plan::{CommandPlan, Plan, Task, cmdline};
 pub use recipe::Recipe;
