@@ -3,7 +3,7 @@
 use std::os::unix::process::ExitStatusExt;
 
 use kiln::cases::{CASES, Case, linkme};
-use kiln::vmm::control::protocol::{Event, Request};
+use kiln::vmm::control::protocol::{Event, Request, Stats};
 
 use super::vm::{COUNT, IDLE, POST, Result, Runtime, case, wait_for};
 
@@ -218,6 +218,9 @@ fn signals() -> Result {
     for signal in [2, 15] {
         let vm = runtime.start("vm", POST, &["--trace", &trace.to_string_lossy()])?;
         let mut client = vm.client()?;
+        wait_for("the guest writes", || {
+            Ok(client.ask_for::<Stats>(Request::Stats {})?.devices.contains_key("POST"))
+        })?;
         client.ask(Request::Events {})?;
         vm.signal(signal)?;
         let Event::Ended(end) = client.next_event()? else { return Err("no end came".into()) };

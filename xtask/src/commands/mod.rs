@@ -76,6 +76,8 @@ pub(crate) fn dispatch(command: Command) -> Exit {
         Command::Ci(args) => ci::run(args),
         Command::Clean(args) => clean::run(args),
     });
+    // What a signal did to the work is not told as its result: the process dies by the signal.
+    interrupt::give_way();
     result.unwrap_or_else(|error| {
         if !ui::is_reader_gone(&error) {
             let text = one_line(&format!("{error:#}"));
