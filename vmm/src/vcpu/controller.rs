@@ -452,7 +452,10 @@ pub(super) fn refused(step: &'static str, cpu: u32) -> impl FnOnce(kvm_ioctls::E
 
 /// The handle on a machine of one vCPU that is never started.
 #[cfg(fuzzing)]
-pub(crate) fn unstarted(memory: GuestMemory) -> Controller {
-    let power = crate::outcome::PowerSwitch::new();
-    Controller(Arc::new(Control::new(1, power, memory, Arc::default())))
+pub(crate) fn unstarted(memory: GuestMemory) -> Option<Controller> {
+    use crate::memory::map::MemoryMap;
+    use crate::memory::table::Table;
+    let (power, map) =
+        (crate::outcome::PowerSwitch::new(), MemoryMap::new(Table::new(1, 36), memory, Vec::new()));
+    Some(Controller(Arc::new(Control::new(1, power, Arc::new(map.ok()?), Arc::default()))))
 }

@@ -85,6 +85,11 @@ fn steps(full: bool) -> Vec<Step> {
         steps.push(Step::new("boot benchmark", "xtask bench boot"));
         // It builds a kernel from source a few times.
         steps.push(Step::script("bisect", "tests/bisect/run.sh"));
+        // On the kernel that the step before has left.
+        steps.push(Step::new(
+            "gdb in a kernel",
+            "test --package kiln-vmm --test kernel --locked -- --ignored",
+        ));
     }
     steps
 }
