@@ -57,6 +57,7 @@ enum Letter {
 /// A machine's control socket, served until this is dropped.
 pub(crate) struct Served {
     post: Post<Letter>,
+    subject: Arc<Subject>,
 }
 
 impl Served {
@@ -64,9 +65,10 @@ impl Served {
     pub(crate) fn start(events: &EventLoop, endpoint: Endpoint, subject: Subject) -> io::Result<Self> {
         let (post, letters) = mailbox()?;
         let bell = Arc::new(EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?);
+        let subject = Arc::new(subject);
         let server = Server {
             endpoint: Some(endpoint),
-            subject: Arc::new(subject),
+            subject: subject.clone(),
             bell: bell.clone(),
             letters,
             post: post.clone(),
@@ -79,12 +81,14 @@ impl Served {
         };
         server.subject.controller().set_bell(bell);
         events.add(Box::new(server))?;
-        Ok(Self { post })
+        Ok(Self { post, subject })
     }
 
     /// Tells all clients how the machine ended, which it must have, gives up its name, and waits a moment for them to
     /// take it.
     pub(crate) fn finish(&self) {
+        // Before another machine of the name may want the debugger's socket.
+        self.subject.close();
         let (told, all_know) = mpsc::channel();
         self.post.send(Letter::Finish(told));
         if all_know.recv_timeout(LAST_ANSWERS) == Err(mpsc::RecvTimeoutError::Timeout) {

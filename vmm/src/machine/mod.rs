@@ -76,13 +76,13 @@ impl Machine {
             machine.controller().set_kernel(kernel.clone());
         }
         if let Some(endpoint) = endpoint {
-            let (name, notice) = (endpoint.name().to_owned(), machine.panic_notice());
             let subject = Subject::new(
-                name,
+                endpoint.name().to_owned(),
                 machine.controller(),
                 config.memory,
                 machine.fittings.uart.clone(),
-                notice,
+                machine.panic_notice(),
+                endpoint.debugger_socket().to_owned(),
             );
             let events = machine.event_loop().map_err(MachineError::Io)?;
             machine.fittings.served =

@@ -63,6 +63,8 @@ pub(super) struct Control {
     /// The gate that NMIs go through.
     nmi_mask: OnceLock<NmiMask>,
     debugger: Mutex<Option<Debugger>>,
+    /// Where debuggers are listened for, as gdb takes it.
+    door: Mutex<Option<String>>,
     /// Holds the machine for [`super::Controller::pause`].
     pub(super) caller: Owner,
     pub(super) steps: Steps,
@@ -98,10 +100,11 @@ impl Control {
         let kicks = (0..cpus).map(|_| Arc::default()).collect();
         let seats = (0..cpus).map(|_| Seat::default()).collect();
         let desk = Mutex::new(Desk { started: false, holds: Holds::default(), seats });
-        let (kernel, nmi_mask, debugger) = (OnceLock::new(), OnceLock::new(), Mutex::default());
+        let (kernel, nmi_mask) = (OnceLock::new(), OnceLock::new());
+        let (debugger, door) = (Mutex::default(), Mutex::default());
         let (caller, steps) = (Owner::new("caller").with_running_deadline(), Steps::default());
         let (changed, bell) = (Condvar::new(), OnceLock::new());
-        Self { power, map, msrs, kernel, nmi_mask, debugger, caller, steps, kicks, desk, changed, bell }
+        Self { power, map, msrs, kernel, nmi_mask, debugger, door, caller, steps, kicks, desk, changed, bell }
     }
 
     pub(super) fn cpus(&self) -> u32 {
@@ -147,6 +150,10 @@ impl Control {
 
     pub(super) fn debugger(&self) -> Option<Debugger> {
         self.debugger.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn door(&self) -> MutexGuard<'_, Option<String>> {
+        self.door.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn attach(&self, debugger: Debugger) -> Result<(), ControlError> {

@@ -1,7 +1,7 @@
 //! The handle by which a machine that runs is controlled: by its owner, its control socket, its debugger.
 
 use std::io::{self, Write};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, MutexGuard, mpsc};
 use std::time::Duration;
 
 use kvm_ioctls::VcpuFd;
@@ -317,6 +317,11 @@ impl Controller {
         told: impl Fn(&VcpuStop) -> bool + Send + Sync + 'static,
     ) -> Result<(), ControlError> {
         self.0.attach(Debugger { owner: owner.clone(), told: Arc::new(told) })
+    }
+
+    /// Where the machine's debuggers are listened for, as gdb takes it; who opens or closes that door holds this.
+    pub(crate) fn door(&self) -> MutexGuard<'_, Option<String>> {
+        self.0.door()
     }
 
     /// Tells the debugger of nothing any more. What it wanted stays as it is ([`Controller::set_debug_requests`]).
