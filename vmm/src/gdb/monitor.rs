@@ -65,7 +65,7 @@ fn breakpoints(support: probe::Support) -> String {
         }
     };
     format!(
-        "{memory}{}{}",
+        "{memory}in ROMs: hbreak alone\n{}{}",
         word(support.execute, "hbreak"),
         word(support.watch, "watch, rwatch, awatch (aligned, 8 bytes each)")
     )

@@ -3,7 +3,7 @@
 mod clients;
 mod commands;
 mod gdb;
-#[allow(dead_code, reason = "the suites say more to a stub than is said here")]
+#[allow(dead_code, unreachable_pub, reason = "the suites say more to a stub than is said here")]
 #[path = "../../../tests/suites/src/rsp.rs"]
 mod rsp;
 mod vm;
