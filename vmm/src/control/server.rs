@@ -13,7 +13,6 @@ use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 use rustix::net::sockopt::socket_peercred;
 use rustix::process::geteuid;
 use serde_json::Value;
-use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 use vmm_sys_util::timerfd::TimerFd;
 
 use super::connection::{Connection, Gone, TooLong, UNREAD_MAX};
@@ -23,6 +22,7 @@ use super::perform::{Subject, refusal};
 use super::protocol::{
     Done, Event, Greeting, Kind, LINE_MAX, Numbered, Refusal, Reply, Request, SCHEMA, json, parse,
 };
+use crate::bell::Bell;
 use crate::event_loop::{EventLoop, Mailbox, Post, mailbox};
 use crate::vcpu::MachineState;
 
@@ -64,7 +64,7 @@ impl Served {
     /// Serves `endpoint` on `events`.
     pub(crate) fn start(events: &EventLoop, endpoint: Endpoint, subject: Subject) -> io::Result<Self> {
         let (post, letters) = mailbox()?;
-        let bell = Arc::new(EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?);
+        let bell = Arc::new(Bell::new()?);
         let subject = Arc::new(subject);
         let server = Server {
             endpoint: Some(endpoint),
@@ -103,7 +103,7 @@ struct Server {
     endpoint: Option<Endpoint>,
     subject: Arc<Subject>,
     /// Rung at each change of the machine's state.
-    bell: Arc<EventFd>,
+    bell: Arc<Bell>,
     letters: Mailbox<Letter>,
     post: Post<Letter>,
     timer: Timer,
@@ -158,7 +158,7 @@ impl MutEventSubscriber for Server {
         match events.data() {
             LISTENER => self.accept(ops),
             BELL => {
-                let _not_rung = self.bell.read();
+                self.bell.heard();
                 self.tell(ops);
             }
             RESULTS => {

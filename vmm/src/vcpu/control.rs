@@ -10,13 +10,13 @@ use std::time::{Duration, Instant};
 
 use kvm_ioctls::VcpuFd;
 use serde::{Deserialize, Serialize};
-use vmm_sys_util::eventfd::EventFd;
 
 use super::controller::{ControlError, Debugger};
 use super::guest_debug::GuestDebug;
 use super::hold::{Holds, Owner};
 use super::kick::Kick;
 use super::steps::Steps;
+use crate::bell::Bell;
 use crate::device::rtc::NmiMask;
 use crate::dump::{self, VcpuDump};
 use crate::memory::GuestMemory;
@@ -73,7 +73,7 @@ pub(super) struct Control {
     /// Told of each change of the desk that somebody may wait for.
     changed: Condvar,
     /// Rung at each change of the machine's state.
-    bell: OnceLock<Arc<EventFd>>,
+    bell: OnceLock<Arc<Bell>>,
 }
 
 struct Desk {
@@ -186,15 +186,14 @@ impl Control {
 
     /// Has `bell` rung from now on at each change of the machine's state, of its holders, and when all vCPUs are out of
     /// the guest; the first one counts.
-    pub(super) fn set_bell(&self, bell: Arc<EventFd>) {
+    pub(super) fn set_bell(&self, bell: Arc<Bell>) {
         let _first = self.bell.set(bell);
         self.ring();
     }
 
     fn ring(&self) {
         if let Some(bell) = self.bell.get() {
-            // Full is rung.
-            let _rung = bell.write(1);
+            bell.ring();
         }
     }
 

@@ -5,7 +5,6 @@ use std::sync::{Arc, MutexGuard, mpsc};
 use std::time::Duration;
 
 use kvm_ioctls::VcpuFd;
-use vmm_sys_util::eventfd::EventFd;
 
 use super::control::{Control, Hands, LIMIT, MachineState};
 use super::guest_debug::{DebugRequest, VcpuStop};
@@ -168,7 +167,7 @@ impl Controller {
     }
 
     /// Has `bell` rung at each change of the machine's state; only the first one is.
-    pub(crate) fn set_bell(&self, bell: Arc<EventFd>) {
+    pub(crate) fn set_bell(&self, bell: Arc<Bell>) {
         self.0.set_bell(bell);
     }
 
