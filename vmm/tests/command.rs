@@ -58,6 +58,8 @@ fn exit_statuses() -> Came {
     let said = "hello from a payload\n".to_owned();
     let raw = "kiln-vmm: the guest exited with 0\n".to_owned();
     same(vmm(&["run", &hello, "--exit-status", "raw"])?, (Some(1), said.clone(), raw))?;
+    // The node that it would be made with anyway, by another name.
+    same(vmm(&["run", &hello, "--kvm", "/dev/../dev/kvm"])?, (Some(0), said.clone(), String::new()))?;
     same(vmm(&["run", &hello])?, (Some(0), said.clone(), String::new()))?;
     same(vmm(&[&hello])?, (Some(0), said, String::new()))?;
     let other = image("exit-status-32")?;
@@ -199,6 +201,9 @@ fn bad_options() -> Came {
             "fw_cfg file a can't be connected to file /no/such/x",
         ),
         (&["--gdb", "unix:/no/such/folder/gdb"], "gdb can't be listened for on /no/such/folder/gdb"),
+        (&["--kvm", "/no/such/kvm"], "/no/such/kvm does not exist: "),
+        (&["--kvm", "/dev/null"], "/dev/null is no KVM device node: "),
+        (&["--kvm", "/"], "can't open /: "),
         (&["--module", "/no/such/module"], "can't read the module /no/such/module"),
     ] {
         let mut arguments = vec!["run", path.as_str()];

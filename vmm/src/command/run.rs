@@ -37,8 +37,8 @@ pub(super) fn run(options: &RunOptions) -> Result<u8> {
     // In the order of the machine's own.
     let named = config.ports.iter().filter_map(|name| options.ports.iter().find(|port| port.name == *name));
     let ports = named.map(Port::listen).collect::<Result<_>>()?;
-    let mut machine =
-        Machine::new(&config, MachineIo { serial: Box::new(io::sink()), console: None, ports })?;
+    let io = MachineIo { serial: Box::new(io::sink()), console: None, ports };
+    let mut machine = Machine::new_on(&options.kvm, &config, io)?;
     for (device, path) in machine.ptys() {
         writeln!(io::stderr(), "kiln-vmm: {device} is {}", path.display())?;
     }

@@ -23,7 +23,7 @@ pub(super) fn answer(controller: &Controller, command: &[u8], mut say: impl FnMu
             Ok(())
         }
         ["breakpoints"] => {
-            say(&breakpoints(probe::support()));
+            say(&breakpoints(probe::support(controller.kvm_node())));
             Ok(())
         }
         ["dump"] => controller

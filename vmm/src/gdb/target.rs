@@ -21,7 +21,7 @@ use gdbstub::target::{Target, TargetError, TargetResult};
 use super::breakpoints::{Breakpoints, Hardware};
 use super::registers::{VcpuRegisters, X86};
 use super::wire::Words;
-use super::{monitor, probe};
+use super::{monitor, probe, probe::Support};
 use crate::bell::Bell;
 use crate::dump::{PageWalk, read_linear, write_linear};
 use crate::memory::{MemoryView, Readable};
@@ -94,6 +94,8 @@ pub(super) struct DebuggedMachine {
     owner: Owner,
     mailbox: Arc<Mailbox>,
     pub(super) breakpoints: Breakpoints,
+    /// What this host's KVM stops at.
+    support: Support,
     /// Why what gdb asked for last is refused, where the protocol's crate has no word for it.
     words: Words,
     /// What is known of the vCPUs while they stand still.
@@ -124,11 +126,13 @@ impl DebuggedMachine {
         *mailbox.lock() = Inner::default();
         let told = mailbox.clone();
         controller.attach_debugger(&owner, move |stop| told.told(stop))?;
+        let support = probe::support(controller.kvm_node());
         let machine = Self {
             controller,
             owner,
             mailbox,
-            breakpoints: Breakpoints::new(probe::support().trap),
+            breakpoints: Breakpoints::new(support.trap),
+            support,
             words,
             special: vec![None; cpus],
             steps: vec![false; cpus],
@@ -508,7 +512,7 @@ impl SwBreakpoint for DebuggedMachine {
 
 impl HwBreakpoint for DebuggedMachine {
     fn add_hw_breakpoint(&mut self, addr: u64, _: usize) -> TargetResult<bool, Self> {
-        Ok(probe::support().execute && self.breakpoints.add_execute(addr))
+        Ok(self.support.execute && self.breakpoints.add_execute(addr))
     }
 
     fn remove_hw_breakpoint(&mut self, addr: u64, _: usize) -> TargetResult<bool, Self> {
@@ -518,7 +522,7 @@ impl HwBreakpoint for DebuggedMachine {
 
 impl HwWatchpoint for DebuggedMachine {
     fn add_hw_watchpoint(&mut self, addr: u64, len: u64, kind: WatchKind) -> TargetResult<bool, Self> {
-        Ok(probe::support().watch && self.breakpoints.add_watch(addr, len, kind))
+        Ok(self.support.watch && self.breakpoints.add_watch(addr, len, kind))
     }
 
     fn remove_hw_watchpoint(&mut self, addr: u64, len: u64, kind: WatchKind) -> TargetResult<bool, Self> {

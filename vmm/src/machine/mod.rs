@@ -71,6 +71,7 @@ impl Machine {
         // First: who wants a name that is taken has not touched anything else yet.
         let endpoint = config.name.as_deref().map(Endpoint::open).transpose()?;
         let mut machine = assembly::assemble(node, config, io)?;
+        machine.controller().set_kvm_node(node.to_owned());
         machine.controller().set_nmi_mask(&machine.nmi_mask);
         if let Boot::Kernel { kernel, .. } = &config.boot {
             machine.controller().set_kernel(kernel.clone());

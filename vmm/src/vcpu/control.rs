@@ -4,7 +4,7 @@
 //! the work that waits for it, and stays while the machine is paused.
 
 use std::collections::VecDeque;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -19,6 +19,7 @@ use super::steps::Steps;
 use crate::bell::Bell;
 use crate::device::rtc::NmiMask;
 use crate::dump::{self, VcpuDump};
+use crate::kvm::KVM_NODE;
 use crate::memory::GuestMemory;
 use crate::memory::map::MemoryMap;
 use crate::outcome::PowerSwitch;
@@ -58,6 +59,8 @@ pub(super) struct Control {
     map: Arc<MemoryMap>,
     /// The model-specific registers that KVM keeps.
     msrs: Arc<[u32]>,
+    /// The device node that the machine was made with.
+    kvm_node: OnceLock<PathBuf>,
     /// The kernel's file, whose symbols name what is dumped.
     kernel: OnceLock<PathBuf>,
     /// The gate that NMIs go through.
@@ -100,11 +103,26 @@ impl Control {
         let kicks = (0..cpus).map(|_| Arc::default()).collect();
         let seats = (0..cpus).map(|_| Seat::default()).collect();
         let desk = Mutex::new(Desk { started: false, holds: Holds::default(), seats });
-        let (kernel, nmi_mask) = (OnceLock::new(), OnceLock::new());
+        let (kvm_node, kernel, nmi_mask) = (OnceLock::new(), OnceLock::new(), OnceLock::new());
         let (debugger, door) = (Mutex::default(), Mutex::default());
         let (caller, steps) = (Owner::new("caller").with_running_deadline(), Steps::default());
         let (changed, bell) = (Condvar::new(), OnceLock::new());
-        Self { power, map, msrs, kernel, nmi_mask, debugger, door, caller, steps, kicks, desk, changed, bell }
+        Self {
+            power,
+            map,
+            msrs,
+            kvm_node,
+            kernel,
+            nmi_mask,
+            debugger,
+            door,
+            caller,
+            steps,
+            kicks,
+            desk,
+            changed,
+            bell,
+        }
     }
 
     pub(super) fn cpus(&self) -> u32 {
@@ -125,6 +143,14 @@ impl Control {
 
     pub(super) fn msrs(&self) -> &Arc<[u32]> {
         &self.msrs
+    }
+
+    pub(super) fn set_kvm_node(&self, node: PathBuf) {
+        let _once = self.kvm_node.set(node);
+    }
+
+    pub(super) fn kvm_node(&self) -> &Path {
+        self.kvm_node.get().map_or(Path::new(KVM_NODE), PathBuf::as_path)
     }
 
     /// Has dumps named by the symbols of this file.

@@ -213,6 +213,16 @@ impl Controller {
         self.0.name(dumps);
     }
 
+    /// The device node that the machine was made with.
+    pub(crate) fn kvm_node(&self) -> &std::path::Path {
+        self.0.kvm_node()
+    }
+
+    /// Says which device node the machine was made with.
+    pub(crate) fn set_kvm_node(&self, node: std::path::PathBuf) {
+        self.0.set_kvm_node(node);
+    }
+
     /// Has dumps named by the symbols of `kernel`.
     pub(crate) fn set_kernel(&self, kernel: std::path::PathBuf) {
         self.0.set_kernel(kernel);
