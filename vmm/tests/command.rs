@@ -26,6 +26,7 @@ static COMMAND: fn() -> Vec<Case> = || {
         case("access_to_nothing_ends_a_strict_machine_and_is_told_of_on_others", strict),
         case("end_that_nothing_else_explains_is_told_with_where_the_processors_stood", dumped),
         case("instructions_are_written_down_to_the_limit", instructions),
+        case("output_that_is_lost_is_told_of_and_ends_with_125", lost),
         case("bad_options_end_with_one_line_and_125", bad_options),
     ]
 };
@@ -187,6 +188,31 @@ fn instructions() -> Came {
     let text = std::fs::read_to_string(&*file).map_err(|error| error.to_string())?;
     let lines: Vec<&str> = text.lines().collect();
     same((lines.len(), lines.first().copied()), (5, Some("0 0000000000100000")))
+}
+
+/// Runs the payload that says hello, with its output there; returns the status and what was said of it.
+fn hello_to(out: impl Into<Stdio>) -> Result<(Option<i32>, String), String> {
+    let hello = image("serial-hello-32")?;
+    let mut command = Command::new(env!("CARGO_BIN_EXE_kiln-vmm"));
+    let output = command.arg("run").arg(hello.path()).stdout(out).output();
+    let output = output.map_err(|error| error.to_string())?;
+    Ok((output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned()))
+}
+
+fn lost() -> Came {
+    let hello = image("serial-hello-32")?;
+    let path = hello.path().to_string_lossy();
+    let full = |device: &str| {
+        format!("kiln-vmm: {device} lost 21 bytes of output: No space left on device (os error 28)\n")
+    };
+    let to_file = vmm(&["run", &path, "--device", "com1,to=file,path=/dev/full"])?;
+    same(to_file, (Some(125), String::new(), full("COM1")))?;
+    let out = std::fs::File::options().write(true).open("/dev/full").map_err(|error| error.to_string())?;
+    same(hello_to(out)?, (Some(125), full("standard output")))?;
+    // Whoever reads no more has had enough.
+    let (reader, writer) = std::io::pipe().map_err(|error| error.to_string())?;
+    drop(reader);
+    same(hello_to(writer)?, (Some(0), String::new()))
 }
 
 fn bad_options() -> Came {

@@ -15,6 +15,7 @@ use super::options::{ConfigFormat, RunOptions};
 use super::port::Port;
 use super::signals;
 use super::status::status;
+use crate::FAILED;
 
 pub(super) fn run(options: &RunOptions) -> Result<u8> {
     if options.devices.iter().any(|device| device == "help") {
@@ -75,6 +76,11 @@ pub(super) fn run(options: &RunOptions) -> Result<u8> {
         let text = serde_json::to_string_pretty(&ended.trace)?;
         std::fs::write(path, text).with_context(|| format!("can't write the trace to {}", path.display()))?;
     }
+    let mut lost_some = false;
+    for lost in ended.lost.iter().filter(|lost| !lost.is_unwanted()) {
+        writeln!(io::stderr(), "kiln-vmm: {lost}")?;
+        lost_some = true;
+    }
     caught.die_by_it();
     let (status, word) = status(&ended.outcome, options.exit_status, notice.panicked());
     if status != 0 {
@@ -85,7 +91,7 @@ pub(super) fn run(options: &RunOptions) -> Result<u8> {
             }
         }
     }
-    Ok(status)
+    Ok(if lost_some { FAILED } else { status })
 }
 
 /// Whether nothing but where the processors stood tells why the machine ended.

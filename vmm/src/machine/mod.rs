@@ -19,6 +19,7 @@ pub use crate::vcpu::{ControlError, Controller, DebugRequest, DebugStop, Machine
 pub use crate::virtio::console::ConsoleEnd;
 pub use backend::BackendError;
 pub use error::MachineError;
+pub use outlet::{LostOutput, STDOUT};
 pub use running::{Ended, Running, Stopper};
 
 use crate::config::{Boot, MachineConfig};

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::fittings::Fittings;
+use super::outlet::LostOutput;
 use crate::device::uart::SerialInput;
 use crate::dump::VcpuDump;
 use crate::outcome::{Outcome, PowerSwitch};
@@ -30,6 +31,8 @@ pub struct Ended {
     pub trace: Trace,
     /// Where each vCPU stood, unless the guest ended as it should ([`Outcome::wants_explaining`]).
     pub dumps: Vec<VcpuDump>,
+    /// What its devices said and nobody took.
+    pub lost: Vec<LostOutput>,
 }
 
 /// Ends a machine from anywhere, any time.
@@ -115,21 +118,21 @@ impl Running {
                 self.power.end(Outcome::Halted);
             }
         };
-        let (trace, mut dumps) = self.end();
+        let (trace, mut dumps, lost) = self.end();
         self.controller.name(&mut dumps);
-        Ended { outcome, trace, dumps }
+        Ended { outcome, trace, dumps, lost }
     }
 
     /// Ends the machine and all of its threads.
-    fn end(&mut self) -> (Trace, Vec<VcpuDump>) {
+    fn end(&mut self) -> (Trace, Vec<VcpuDump>, Vec<LostOutput>) {
         self.power.end(Outcome::Stopped);
         self.controller.wake();
         for thread in &self.threads {
             thread.kick();
         }
         let (vcpus, dumps): (Vec<_>, Vec<_>) = self.threads.drain(..).map(VcpuThread::join).unzip();
-        self.fittings.end();
-        (Trace { vcpus }, dumps.into_iter().flatten().collect())
+        let lost = self.fittings.end();
+        (Trace { vcpus }, dumps.into_iter().flatten().collect(), lost)
     }
 }
 
