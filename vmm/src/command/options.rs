@@ -78,7 +78,7 @@ pub(super) struct RunOptions {
     /// Let such accesses pass at these ports or addresses, as pio:0xcf8-0xcff or mmio:0xfed00000-0xfed003ff; may be repeated.
     #[arg(long = "allow", value_name = "BUS:FIRST[-LAST]", requires = "strict")]
     allowed: Vec<AllowedRange>,
-    /// End the machine after so many seconds.
+    /// End the machine after it has run for so many seconds; while it is paused they stand still.
     #[arg(long, value_name = "SECONDS")]
     pub(super) timeout: Option<u64>,
     /// What a guest's write to the debug-exit port becomes.

@@ -33,8 +33,6 @@ pub(super) fn run(options: &RunOptions) -> Result<u8> {
         write!(io::stdout(), "{text}")?;
         return Ok(0);
     }
-    let deadline =
-        options.timeout.and_then(|seconds| Instant::now().checked_add(Duration::from_secs(seconds)));
     // In the order of the machine's own.
     let named = config.ports.iter().filter_map(|name| options.ports.iter().find(|port| port.name == *name));
     let ports = named.map(Port::listen).collect::<Result<_>>()?;
@@ -58,6 +56,8 @@ pub(super) fn run(options: &RunOptions) -> Result<u8> {
     let events = machine.event_loop()?;
     let caught = signals::end_in_order(&events, machine.controller())?;
     let running = machine.start()?;
+    let deadline =
+        options.timeout.and_then(|seconds| Instant::now().checked_add(Duration::from_secs(seconds)));
     if let Some(path) = &options.trace_instructions {
         trace_instructions(&running.controller(), path, options.trace_limit, &tracer)?;
     }

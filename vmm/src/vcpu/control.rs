@@ -414,6 +414,11 @@ impl Control {
         self.lock().holds.time(Instant::now())
     }
 
+    /// As [`Control::held`], until the hold that lasts.
+    pub(super) fn held_before(&self) -> Duration {
+        self.lock().holds.time_before()
+    }
+
     fn lock(&self) -> MutexGuard<'_, Desk> {
         self.desk.lock().unwrap_or_else(PoisonError::into_inner)
     }

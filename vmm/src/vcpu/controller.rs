@@ -176,6 +176,11 @@ impl Controller {
         self.0.held()
     }
 
+    /// As [`Controller::held`], until the hold that lasts at this moment, if one does.
+    pub(crate) fn held_before(&self) -> Duration {
+        self.0.held_before()
+    }
+
     /// Says which vCPUs of a paused machine stay where they are when it goes on, by their index; none if the list is
     /// empty. A vCPU that runs at this moment runs on.
     pub fn keep_vcpus(&self, kept: &[bool]) {
@@ -466,7 +471,9 @@ pub(super) fn refused(step: &'static str, cpu: u32) -> impl FnOnce(kvm_ioctls::E
 
 /// The handle on a machine of one vCPU that is never started.
 #[cfg(fuzzing)]
-pub(crate) fn unstarted(memory: GuestMemory) -> Controller {
+pub(crate) fn unstarted(memory: GuestMemory) -> Option<Controller> {
+    let table = crate::memory::table::Table::new(1, 36);
+    let map = crate::memory::map::MemoryMap::new(table, memory, Vec::new()).ok()?;
     let power = crate::outcome::PowerSwitch::new();
-    Controller(Arc::new(Control::new(1, power, memory, Arc::default())))
+    Some(Controller(Arc::new(Control::new(1, power, Arc::new(map), Arc::default()))))
 }
