@@ -9,6 +9,7 @@ use kiln_vmm::config::{
     AllowedRange, Backend, Boot, DiskConfig, MachineConfig, MemoryBacking, ModuleConfig, registry,
 };
 use kiln_vmm::gdb::GdbAddress;
+use kiln_vmm::kvm::KVM_NODE;
 
 use super::port::{self, Port};
 use super::status::ExitStatus;
@@ -65,6 +66,9 @@ pub(super) struct RunOptions {
     /// Refuse writes to the disks.
     #[arg(long)]
     read_only: bool,
+    /// Make the machine on the KVM at this device node.
+    #[arg(long, value_name = "NODE", default_value = KVM_NODE)]
+    pub(super) kvm: PathBuf,
     /// No interrupt controllers and timers: `HLT` then ends the machine at once.
     #[arg(long)]
     no_irqchip: bool,
@@ -74,7 +78,7 @@ pub(super) struct RunOptions {
     /// Let such accesses pass at these ports or addresses, as pio:0xcf8-0xcff or mmio:0xfed00000-0xfed003ff; may be repeated.
     #[arg(long = "allow", value_name = "BUS:FIRST[-LAST]", requires = "strict")]
     allowed: Vec<AllowedRange>,
-    /// End the machine after so many seconds.
+    /// End the machine after it has run for so many seconds; while it is paused they stand still.
     #[arg(long, value_name = "SECONDS")]
     pub(super) timeout: Option<u64>,
     /// What a guest's write to the debug-exit port becomes.

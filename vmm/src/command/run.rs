@@ -15,6 +15,7 @@ use super::options::{ConfigFormat, RunOptions};
 use super::port::Port;
 use super::signals;
 use super::status::status;
+use crate::FAILED;
 
 pub(super) fn run(options: &RunOptions) -> Result<u8> {
     if options.devices.iter().any(|device| device == "help") {
@@ -32,13 +33,11 @@ pub(super) fn run(options: &RunOptions) -> Result<u8> {
         write!(io::stdout(), "{text}")?;
         return Ok(0);
     }
-    let deadline =
-        options.timeout.and_then(|seconds| Instant::now().checked_add(Duration::from_secs(seconds)));
     // In the order of the machine's own.
     let named = config.ports.iter().filter_map(|name| options.ports.iter().find(|port| port.name == *name));
     let ports = named.map(Port::listen).collect::<Result<_>>()?;
-    let mut machine =
-        Machine::new(&config, MachineIo { serial: Box::new(io::sink()), console: None, ports })?;
+    let io = MachineIo { serial: Box::new(io::sink()), console: None, ports };
+    let mut machine = Machine::new_on(&options.kvm, &config, io)?;
     for (device, path) in machine.ptys() {
         writeln!(io::stderr(), "kiln-vmm: {device} is {}", path.display())?;
     }
@@ -57,6 +56,8 @@ pub(super) fn run(options: &RunOptions) -> Result<u8> {
     let events = machine.event_loop()?;
     let caught = signals::end_in_order(&events, machine.controller())?;
     let running = machine.start()?;
+    let deadline =
+        options.timeout.and_then(|seconds| Instant::now().checked_add(Duration::from_secs(seconds)));
     if let Some(path) = &options.trace_instructions {
         trace_instructions(&running.controller(), path, options.trace_limit, &tracer)?;
     }
@@ -75,6 +76,11 @@ pub(super) fn run(options: &RunOptions) -> Result<u8> {
         let text = serde_json::to_string_pretty(&ended.trace)?;
         std::fs::write(path, text).with_context(|| format!("can't write the trace to {}", path.display()))?;
     }
+    let mut lost_some = false;
+    for lost in ended.lost.iter().filter(|lost| !lost.is_unwanted()) {
+        writeln!(io::stderr(), "kiln-vmm: {lost}")?;
+        lost_some = true;
+    }
     caught.die_by_it();
     let (status, word) = status(&ended.outcome, options.exit_status, notice.panicked());
     if status != 0 {
@@ -85,7 +91,7 @@ pub(super) fn run(options: &RunOptions) -> Result<u8> {
             }
         }
     }
-    Ok(status)
+    Ok(if lost_some { FAILED } else { status })
 }
 
 /// Whether nothing but where the processors stood tells why the machine ended.

@@ -84,11 +84,17 @@ pub fn socket(folder: &Path, name: &str) -> PathBuf {
     folder.join(format!("{name}.sock"))
 }
 
+/// The socket of such a machine's debugger, once it was asked for.
+fn debugger_socket(folder: &Path, name: &str) -> PathBuf {
+    folder.join(format!("{name}.gdb"))
+}
+
 /// A taken name, and the socket that listens for it. Dropping it gives both up.
 #[derive(Debug)]
 pub(crate) struct Endpoint {
     name: String,
     socket: PathBuf,
+    debugger_socket: PathBuf,
     lock_path: PathBuf,
     // In this order: a descriptor may be closed once children need no longer be kept from it.
     _not_in_children: [NotInChildren; 2],
@@ -121,20 +127,35 @@ impl Endpoint {
         };
         let lock = take(name, &lock_path)?;
         let held = fork::keep(&lock).map_err(failed(&lock_path))?;
-        match std::fs::remove_file(&socket) {
-            Err(error) if error.kind() != ErrorKind::NotFound => return Err(failed(&socket)(error)),
-            _ => {}
+        let debugger_socket = debugger_socket(folder, name);
+        for left in [&socket, &debugger_socket] {
+            match std::fs::remove_file(left) {
+                Err(error) if error.kind() != ErrorKind::NotFound => return Err(failed(left)(error)),
+                _ => {}
+            }
         }
         let listener = UnixListener::bind(&socket).map_err(failed(&socket))?;
         listener.set_nonblocking(true).map_err(failed(&socket))?;
         let listens = fork::keep(&listener).map_err(failed(&socket))?;
-        let not_in_children = [held, listens];
-        let (name, pid) = (name.to_owned(), std::process::id());
-        Ok(Self { name, socket, lock_path, _not_in_children: not_in_children, listener, _lock: lock, pid })
+        Ok(Self {
+            name: name.to_owned(),
+            socket,
+            debugger_socket,
+            lock_path,
+            _not_in_children: [held, listens],
+            listener,
+            _lock: lock,
+            pid: std::process::id(),
+        })
     }
 
     pub(crate) fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Where the machine's debugger may be listened for: nothing is there while nobody is.
+    pub(crate) fn debugger_socket(&self) -> &Path {
+        &self.debugger_socket
     }
 
     pub(super) fn listener(&self) -> &UnixListener {
@@ -248,12 +269,15 @@ mod tests {
         let (_outer, folder) = folder();
         let endpoint = Endpoint::open_in(&folder, "vm").unwrap();
         let (socket, lock) = (endpoint.socket.clone(), endpoint.lock_path.clone());
+        let debugger = endpoint.debugger_socket().to_owned();
         drop(endpoint);
-        drop(UnixListener::bind(&socket).unwrap());
+        for left in [&socket, &debugger] {
+            drop(UnixListener::bind(left).unwrap());
+        }
         std::fs::write(&lock, "4711\n").unwrap();
         assert!(UnixStream::connect(&socket).is_err());
         let _reclaimed = Endpoint::open_in(&folder, "vm").unwrap();
-        assert!(UnixStream::connect(&socket).is_ok());
+        assert!(UnixStream::connect(&socket).is_ok() && !debugger.exists());
     }
 
     #[test]

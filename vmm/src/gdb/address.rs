@@ -14,6 +14,27 @@ pub enum GdbAddress {
     Tcp(SocketAddr),
 }
 
+impl GdbAddress {
+    /// As it is given, and read again: `unix:PATH` or `tcp:ADDRESS:PORT`.
+    #[must_use]
+    pub fn given(&self) -> String {
+        match self {
+            Self::Unix(_) => format!("unix:{self}"),
+            Self::Tcp(_) => format!("tcp:{self}"),
+        }
+    }
+
+    /// Whether who asks for this one is served by a door at `open`, which is shown as gdb takes it.
+    pub(crate) fn is_at(&self, open: &str) -> bool {
+        match self {
+            Self::Tcp(any) if any.port() == 0 => {
+                open.parse().is_ok_and(|open: SocketAddr| open.ip() == any.ip())
+            }
+            one => one.to_string() == open,
+        }
+    }
+}
+
 impl FromStr for GdbAddress {
     type Err = String;
 
@@ -64,8 +85,21 @@ mod tests {
             ("tcp:127.0.0.2:5", "127.0.0.2:5"),
             ("tcp:[::1]:5", "[::1]:5"),
         ] {
-            assert_eq!(given.parse::<GdbAddress>().map(|address| address.to_string()), Ok(shown.to_owned()));
+            let address = given.parse::<GdbAddress>();
+            assert_eq!(address.as_ref().map(ToString::to_string), Ok(shown.to_owned()));
+            assert_eq!(address.clone().and_then(|address| address.given().parse()), address);
         }
+    }
+
+    #[test]
+    fn open_address_is_known_again_also_by_any_port() {
+        let is_at = |given: &str, open| given.parse().map(|address: GdbAddress| address.is_at(open));
+        for given in ["tcp:0", "tcp:7"] {
+            assert_eq!(is_at(given, "127.0.0.1:7"), Ok(true));
+            assert_eq!([is_at(given, "[::1]:7"), is_at(given, "/run/gdb")], [Ok(false), Ok(false)]);
+        }
+        assert_eq!(is_at("tcp:8", "127.0.0.1:7"), Ok(false));
+        assert_eq!([is_at("unix:/a", "/a"), is_at("unix:/a", "/b")], [Ok(true), Ok(false)]);
     }
 
     #[test]

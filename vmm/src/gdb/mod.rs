@@ -5,6 +5,7 @@
 //!
 //! - Software breakpoints are `int3` in guest memory; the guest's own `int3` goes on to the guest. One stays with the
 //!   page that it was put on, and is gone when the debugger is.
+//! - ROMs are read, and keep out what is written: there a breakpoint must be a hardware one, and gdb is told so.
 //! - Hardware breakpoints and watchpoints take the four debug registers, which the guest can't use meanwhile. Where the
 //!   host's KVM does not stop at them, they are refused ([`probe`]).
 //! - A step runs one vCPU while the others stay where they are, if gdb so wishes; it takes no interrupt.

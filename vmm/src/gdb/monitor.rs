@@ -23,7 +23,7 @@ pub(super) fn answer(controller: &Controller, command: &[u8], mut say: impl FnMu
             Ok(())
         }
         ["breakpoints"] => {
-            say(&breakpoints(probe::support()));
+            say(&breakpoints(probe::support(controller.kvm_node())));
             Ok(())
         }
         ["dump"] => controller
@@ -65,7 +65,7 @@ fn breakpoints(support: probe::Support) -> String {
         }
     };
     format!(
-        "{memory}{}{}",
+        "{memory}in ROMs: hbreak alone\n{}{}",
         word(support.execute, "hbreak"),
         word(support.watch, "watch, rwatch, awatch (aligned, 8 bytes each)")
     )

@@ -1,16 +1,16 @@
 //! What this host's KVM stops a guest at: one that emulates code does not at watchpoints and `int3`, one that is itself under
 //! an emulator at no debug register. Silence would look like a guest that never comes by.
 
+use std::collections::BTreeMap;
 use std::io;
-use std::path::Path;
-use std::sync::{OnceLock, mpsc};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use gdbstub::target::ext::breakpoints::WatchKind;
 
 use super::breakpoints::Breakpoints;
 use crate::config::{Boot, CpuMode, MachineConfig};
-use crate::kvm::KVM_NODE;
 use crate::layout::HIGH_MEMORY;
 use crate::machine::{Machine, MachineIo, Owner};
 use crate::outcome::Outcome;
@@ -38,10 +38,11 @@ pub(crate) struct Support {
     pub(crate) trap: Trap,
 }
 
-/// Tries it, once a process, with a payload of a few instructions; some milliseconds.
-pub(crate) fn support() -> Support {
-    static FOUND: OnceLock<Support> = OnceLock::new();
-    *FOUND.get_or_init(|| {
+/// Tries it on the KVM at `node`, once a process, with a payload of a few instructions; some milliseconds.
+pub(crate) fn support(node: &Path) -> Support {
+    static FOUND: Mutex<BTreeMap<PathBuf, Support>> = Mutex::new(BTreeMap::new());
+    let mut found = FOUND.lock().unwrap_or_else(PoisonError::into_inner);
+    *found.entry(node.to_owned()).or_insert_with(|| {
         let (mut execute, mut watch) = (Breakpoints::new(Trap::Int3), Breakpoints::new(Trap::Int3));
         execute.add_execute(HIGH_MEMORY + AFTER);
         watch.add_watch(DATA, 4, WatchKind::Write);
@@ -51,9 +52,10 @@ pub(crate) fn support() -> Support {
         };
         let software = DebugRequest { software: Some(Trap::Int3), ..DebugRequest::default() };
         Support {
-            execute: stop(registers(&execute), NOP).is_some_and(|stop| matches!(stop, VcpuStop::Debug(_))),
-            watch: stop(registers(&watch), NOP).is_some_and(|stop| matches!(stop, VcpuStop::Debug(_))),
-            trap: match stop(software, INT3) {
+            execute: stop(node, registers(&execute), NOP)
+                .is_some_and(|stop| matches!(stop, VcpuStop::Debug(_))),
+            watch: stop(node, registers(&watch), NOP).is_some_and(|stop| matches!(stop, VcpuStop::Debug(_))),
+            trap: match stop(node, software, INT3) {
                 Some(VcpuStop::Debug(_)) => Trap::Int3,
                 Some(VcpuStop::Fatal { outcome: Outcome::InternalError { .. }, .. }) => Trap::Emulated,
                 _ => Trap::Out,
@@ -63,7 +65,7 @@ pub(crate) fn support() -> Support {
 }
 
 /// What the probe, with this instruction in it, stops for first; what can't be tried does not.
-fn stop(request: DebugRequest, instruction: u8) -> Option<VcpuStop> {
+fn stop(node: &Path, request: DebugRequest, instruction: u8) -> Option<VcpuStop> {
     let [low, high, ..] = DATA.to_le_bytes();
     // mov [DATA], eax; the instruction; xor eax, eax; out 0xf4, al; hlt
     let code = vec![0x89, 0x04, 0x25, low, high, 8, 0, instruction, 0x31, 0xc0, 0xe6, 0xf4, 0xf4];
@@ -75,7 +77,7 @@ fn stop(request: DebugRequest, instruction: u8) -> Option<VcpuStop> {
         ..MachineConfig::default()
     };
     let io = MachineIo { serial: Box::new(io::sink()), console: None, ports: Vec::new() };
-    let machine = Machine::new_on(Path::new(KVM_NODE), &config, io).ok()?;
+    let machine = Machine::new_on(node, &config, io).ok()?;
     let (controller, owner) = (machine.controller(), Owner::new("probe"));
     let (stops, stopped) = mpsc::channel();
     let stopper = controller.clone();

@@ -32,6 +32,12 @@ pub enum GdbError {
         #[source]
         source: io::Error,
     },
+    /// The machine has a door already.
+    #[error("the machine is open to gdb already: target remote {address}")]
+    Open {
+        /// Where, as gdb takes it.
+        address: String,
+    },
     /// The machine can't be held for a debugger.
     #[error("the machine can't be held for gdb")]
     Hold(#[from] ControlError),
@@ -46,6 +52,33 @@ pub struct Server {
     owner: Owner,
     listener: Listener,
     address: GdbAddress,
+    // In this order: the machine has a door until nobody listens any more.
+    _open: Open,
+}
+
+/// A machine has one door while this lives.
+struct Open(Controller);
+
+impl Open {
+    /// Has `listen` open the door, which it is told of as gdb takes it.
+    fn claim<T>(
+        controller: &Controller,
+        listen: impl FnOnce() -> Result<(T, String), GdbError>,
+    ) -> Result<(T, Self), GdbError> {
+        let mut door = controller.door();
+        if let Some(address) = &*door {
+            return Err(GdbError::Open { address: address.clone() });
+        }
+        let (listener, address) = listen()?;
+        *door = Some(address);
+        Ok((listener, Self(controller.clone())))
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        *self.0.door() = None;
+    }
 }
 
 /// While this lives, debuggers are served. When it is dropped, one that is there is told of the machine's end if it
@@ -70,16 +103,20 @@ impl Server {
     /// been started will start held, until a debugger lets it go.
     ///
     /// # Errors
-    /// The address can't be listened on, or the machine can't be held.
+    /// The address can't be listened on, the machine is listened for elsewhere, or it can't be held.
     pub fn bind(controller: Controller, address: &GdbAddress, wait: bool) -> Result<Self, GdbError> {
         let refused = |source| GdbError::Listen { address: address.clone(), source };
-        let listener = Listener::bind(address).map_err(refused)?;
-        let address = listener.address(address).map_err(refused)?;
+        let ((listener, address), open) = Open::claim(&controller, || {
+            let listener = Listener::bind(address).map_err(refused)?;
+            let address = listener.address(address).map_err(refused)?;
+            let shown = address.to_string();
+            Ok(((listener, address), shown))
+        })?;
         let owner = Owner::new("gdb");
         if wait {
             controller.hold(&owner)?;
         }
-        Ok(Self { controller, owner, listener, address })
+        Ok(Self { controller, owner, listener, address, _open: open })
     }
 
     /// Where it listens: with the port that the host chose, if it was asked to.

@@ -8,7 +8,7 @@ use gdbstub::stub::state_machine::GdbStubStateMachine;
 use gdbstub::stub::{BaseStopReason, DisconnectReason, GdbStub, GdbStubError, MultiThreadStopReason};
 
 use super::target::{DebuggedMachine, Mailbox};
-use super::wire::{Out, PACKET, Packets, Stream};
+use super::wire::{Out, PACKET, Packets, Stream, Words};
 use crate::outcome::Outcome;
 use crate::vcpu::{ControlError, Controller, Owner};
 
@@ -60,9 +60,11 @@ impl Session {
             let (mut gdb, mut machine) = match self.debugged.take() {
                 Some(debugged) => debugged,
                 None => {
+                    let (words, mailbox) = (Words::default(), mailbox.clone());
+                    let out = Out::new(self.stream.try_clone()?, words.clone());
                     let mut machine =
-                        DebuggedMachine::attach(controller.clone(), owner.clone(), mailbox.clone())?;
-                    (begin(self.stream.try_clone()?, &mut machine)?, machine)
+                        DebuggedMachine::attach(controller.clone(), owner.clone(), mailbox, words)?;
+                    (begin(out, &mut machine)?, machine)
                 }
             };
             for byte in packet {
@@ -82,8 +84,8 @@ impl Session {
     }
 }
 
-fn begin(stream: Stream, machine: &mut DebuggedMachine) -> Result<Gdb, Over> {
-    let stub = GdbStub::builder(Out::new(stream)).packet_buffer_size(PACKET).build();
+fn begin(out: Out<Stream>, machine: &mut DebuggedMachine) -> Result<Gdb, Over> {
+    let stub = GdbStub::builder(out).packet_buffer_size(PACKET).build();
     let stub = stub.map_err(|error| Over::Io(io::Error::other(error)))?;
     Ok(stub.run_state_machine(machine)?)
 }

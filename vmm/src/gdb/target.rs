@@ -20,10 +20,11 @@ use gdbstub::target::{Target, TargetError, TargetResult};
 
 use super::breakpoints::{Breakpoints, Hardware};
 use super::registers::{VcpuRegisters, X86};
-use super::{monitor, probe};
+use super::wire::Words;
+use super::{monitor, probe, probe::Support};
 use crate::bell::Bell;
 use crate::dump::{PageWalk, read_linear, write_linear};
-use crate::memory::GuestMemory;
+use crate::memory::{MemoryView, Readable};
 use crate::outcome::Outcome;
 use crate::vcpu::state::{MpState, SpecialRegisters};
 use crate::vcpu::{ControlError, Controller, DebugRequest, Owner, Trap, VcpuStop};
@@ -32,6 +33,7 @@ use crate::vcpu::{ControlError, Controller, DebugRequest, Owner, Trap, VcpuStop}
 const ESRCH: u8 = 3;
 const EIO: u8 = 5;
 const EFAULT: u8 = 14;
+const EINVAL: u8 = super::wire::REFUSED;
 
 const PAGE: u64 = 4096;
 /// CR0: protected mode (Intel SDM, volume 3, §2.5).
@@ -92,6 +94,10 @@ pub(super) struct DebuggedMachine {
     owner: Owner,
     mailbox: Arc<Mailbox>,
     pub(super) breakpoints: Breakpoints,
+    /// What this host's KVM stops at.
+    support: Support,
+    /// Why what gdb asked for last is refused, where the protocol's crate has no word for it.
+    words: Words,
     /// What is known of the vCPUs while they stand still.
     special: Vec<Option<SpecialRegisters>>,
     /// What each vCPU is to do when the machine goes on.
@@ -114,16 +120,20 @@ impl DebuggedMachine {
         controller: Controller,
         owner: Owner,
         mailbox: Arc<Mailbox>,
+        words: Words,
     ) -> Result<Self, ControlError> {
         let cpus = usize::try_from(controller.cpus()).unwrap_or(0);
         *mailbox.lock() = Inner::default();
         let told = mailbox.clone();
         controller.attach_debugger(&owner, move |stop| told.told(stop))?;
+        let support = probe::support(controller.kvm_node());
         let machine = Self {
             controller,
             owner,
             mailbox,
-            breakpoints: Breakpoints::new(probe::support().trap),
+            breakpoints: Breakpoints::new(support.trap),
+            support,
+            words,
             special: vec![None; cpus],
             steps: vec![false; cpus],
             runs: vec![false; cpus],
@@ -231,8 +241,8 @@ impl DebuggedMachine {
     }
 
     /// Where `linear` is in guest-physical memory, and how many bytes of its page there are from there.
-    fn place(&self, special: &SpecialRegisters, linear: u64) -> Option<(u64, usize)> {
-        let physical = PageWalk::new(self.controller.memory(), special, linear).physical()?;
+    fn place(memory: &MemoryView, special: &SpecialRegisters, linear: u64) -> Option<(u64, usize)> {
+        let physical = PageWalk::new(memory, special, linear).physical()?;
         Some((physical, usize::try_from(PAGE - linear % PAGE).ok()?))
     }
 
@@ -293,7 +303,7 @@ impl Drop for DebuggedMachine {
 }
 
 /// Whether user-mode code may run at `linear`: every entry on the way lets it.
-fn user(memory: &GuestMemory, special: &SpecialRegisters, linear: u64) -> bool {
+fn user(memory: &impl Readable, special: &SpecialRegisters, linear: u64) -> bool {
     let walk = PageWalk::new(memory, special, linear);
     !walk.entries.is_empty() && walk.entries.iter().all(|entry| entry.value & PAGE_USER != 0)
 }
@@ -336,15 +346,17 @@ impl MultiThreadBase for DebuggedMachine {
     }
 
     fn read_addrs(&mut self, start: u64, data: &mut [u8], tid: Tid) -> TargetResult<usize, Self> {
-        let special = self.view(tid)?;
+        let (special, memory) = (self.view(tid)?, self.controller.view());
         let mut done = 0;
         while let Some(rest) = data.get_mut(done..).filter(|rest| !rest.is_empty()) {
             let at = u64::try_from(done).ok().and_then(|done| start.checked_add(done));
-            let Some((at, (physical, room))) = at.and_then(|at| Some((at, self.place(&special, at)?))) else {
+            let Some((at, (physical, room))) =
+                at.and_then(|at| Some((at, Self::place(&memory, &special, at)?)))
+            else {
                 break;
             };
             let length = room.min(rest.len());
-            let mut bytes = read_linear(self.controller.memory(), &special, at, length);
+            let mut bytes = read_linear(&memory, &special, at, length);
             self.breakpoints.hide(physical, &mut bytes);
             rest.iter_mut().zip(&bytes).for_each(|(to, from)| *to = *from);
             done += bytes.len();
@@ -356,15 +368,19 @@ impl MultiThreadBase for DebuggedMachine {
     }
 
     fn write_addrs(&mut self, start: u64, data: &[u8], tid: Tid) -> TargetResult<(), Self> {
-        let special = self.view(tid)?;
+        let (special, memory) = (self.view(tid)?, self.controller.view());
         let mut done = 0;
         while let Some(rest) = data.get(done..).filter(|rest| !rest.is_empty()) {
             let at = u64::try_from(done).ok().and_then(|done| start.checked_add(done));
-            let place = at.and_then(|at| Some((at, self.place(&special, at)?)));
+            let place = at.and_then(|at| Some((at, Self::place(&memory, &special, at)?)));
             let (at, (physical, room)) = place.ok_or(TargetError::Errno(EFAULT))?;
             let mut piece: Vec<u8> = rest.iter().take(room).copied().collect();
+            if memory.is_rom(physical) {
+                self.words.set(format!("{at:#x} is in a ROM, which can't be written"));
+                return Err(TargetError::Errno(EINVAL));
+            }
             self.breakpoints.write_under(physical, &mut piece);
-            if write_linear(self.controller.memory(), &special, at, &piece) != piece.len() {
+            if write_linear(&memory, &special, at, &piece) != piece.len() {
                 return Err(TargetError::Errno(EFAULT));
             }
             done += piece.len();
@@ -470,15 +486,18 @@ impl SupportsBreakpoints for DebuggedMachine {
 impl SwBreakpoint for DebuggedMachine {
     /// As the vCPU that stopped last sees memory.
     fn add_sw_breakpoint(&mut self, addr: u64, _: usize) -> TargetResult<bool, Self> {
-        let special = self.view(self.tid(self.last))?;
-        let place = self.place(&special, addr).ok_or(TargetError::Errno(EFAULT))?;
+        let (special, memory) = (self.view(self.tid(self.last))?, self.controller.view());
+        let place = Self::place(&memory, &special, addr).ok_or(TargetError::Errno(EFAULT))?;
+        if memory.is_rom(place.0) {
+            self.words
+                .set(format!("{addr:#x} is in a ROM, where no software breakpoint can be put: use hbreak"));
+            return Ok(false);
+        }
         let suits = match self.breakpoints.trap() {
             Trap::Int3 => true,
-            Trap::Emulated => special.cr0 & CR0_PE != 0 && !user(self.controller.memory(), &special, addr),
+            Trap::Emulated => special.cr0 & CR0_PE != 0 && !user(&memory, &special, addr),
             // Nobody may stand in the midst of it.
-            Trap::Out => {
-                !user(self.controller.memory(), &special, addr) && !self.anybody_at(addr.wrapping_add(1))
-            }
+            Trap::Out => !user(&memory, &special, addr) && !self.anybody_at(addr.wrapping_add(1)),
         };
         if !suits {
             return Ok(false);
@@ -493,7 +512,7 @@ impl SwBreakpoint for DebuggedMachine {
 
 impl HwBreakpoint for DebuggedMachine {
     fn add_hw_breakpoint(&mut self, addr: u64, _: usize) -> TargetResult<bool, Self> {
-        Ok(probe::support().execute && self.breakpoints.add_execute(addr))
+        Ok(self.support.execute && self.breakpoints.add_execute(addr))
     }
 
     fn remove_hw_breakpoint(&mut self, addr: u64, _: usize) -> TargetResult<bool, Self> {
@@ -503,7 +522,7 @@ impl HwBreakpoint for DebuggedMachine {
 
 impl HwWatchpoint for DebuggedMachine {
     fn add_hw_watchpoint(&mut self, addr: u64, len: u64, kind: WatchKind) -> TargetResult<bool, Self> {
-        Ok(probe::support().watch && self.breakpoints.add_watch(addr, len, kind))
+        Ok(self.support.watch && self.breakpoints.add_watch(addr, len, kind))
     }
 
     fn remove_hw_watchpoint(&mut self, addr: u64, len: u64, kind: WatchKind) -> TargetResult<bool, Self> {

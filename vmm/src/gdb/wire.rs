@@ -4,6 +4,7 @@ use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use gdbstub::conn::Connection;
@@ -74,15 +75,35 @@ impl Write for Stream {
     }
 }
 
+/// The number that what can't be done is refused by, where there are words for it: `EINVAL`.
+pub(super) const REFUSED: u8 = 22;
+
+/// Why what the client asked for last is refused. It takes the place of the number in the answer ("Standard Replies" in
+/// gdb's manual, `E.errtext`), which the protocol's crate can't say.
+#[derive(Clone, Default)]
+pub(super) struct Words(Arc<Mutex<Option<String>>>);
+
+impl Words {
+    /// For the answer that comes next, which is to be [`REFUSED`].
+    pub(super) fn set(&self, text: String) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(text);
+    }
+
+    fn take(&self) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
 /// The way to the client: an answer goes out in one piece.
 pub(super) struct Out<W> {
     to: W,
+    words: Words,
     waiting: Vec<u8>,
 }
 
 impl<W: Write> Out<W> {
-    pub(super) fn new(to: W) -> Self {
-        Self { to, waiting: Vec::new() }
+    pub(super) fn new(to: W, words: Words) -> Self {
+        Self { to, words, waiting: Vec::new() }
     }
 
     /// Has gdb print `text`, which it does only while it waits for the machine to stop.
@@ -102,6 +123,11 @@ impl<W: Write> Connection for Out<W> {
     }
 
     fn flush(&mut self) -> io::Result<()> {
+        if let Some(words) = self.words.take()
+            && let Some(before) = self.waiting.strip_suffix(framed(&format!("E{REFUSED:02x}")).as_bytes())
+        {
+            self.waiting = [before, framed(&format!("E.{words}")).as_bytes()].concat();
+        }
         let done = self.to.write_all(&self.waiting);
         self.waiting.clear();
         done
@@ -200,7 +226,7 @@ mod tests {
 
     #[test]
     fn answer_goes_out_in_one_piece_and_a_long_one_in_several() {
-        let mut out = Out::new(Vec::new());
+        let mut out = Out::new(Vec::new(), Words::default());
         for byte in *b"$OK#9a" {
             Connection::write(&mut out, byte).unwrap();
         }
@@ -213,5 +239,21 @@ mod tests {
         assert_eq!((out.to.len(), out.waiting.len()), (6 + PIECE, 1));
         out.say("hi\n").unwrap();
         assert!(out.to.ends_with(b"0$O68690a#bd"));
+    }
+
+    #[test]
+    fn refusal_is_told_in_words_once_and_other_answers_are_left_alone() {
+        let words = Words::default();
+        let mut out = Out::new(Vec::new(), words.clone());
+        let mut answer = |text: &[u8]| {
+            text.iter().for_each(|byte| Connection::write(&mut out, *byte).unwrap());
+            Connection::flush(&mut out).unwrap();
+            std::mem::take(&mut out.to)
+        };
+        words.set("a ROM".to_owned());
+        assert_eq!(answer(b"+$E16#ac"), [b"+", framed("E.a ROM").as_bytes()].concat());
+        assert_eq!(answer(b"$E16#ac"), b"$E16#ac");
+        words.set("a ROM".to_owned());
+        assert_eq!(answer(b"$OK#9a"), b"$OK#9a");
     }
 }

@@ -63,7 +63,8 @@ pub(super) fn assemble(node: &Path, config: &MachineConfig, io: MachineIo) -> Re
     let mut backends = Backends::new(power.clone(), io.serial);
     let console = match io.console {
         Some(ConsoleEnd { input, output }) => {
-            let (output, drain) = outlet("console", output, power.clone()).map_err(MachineError::Io)?;
+            let (output, drain) =
+                outlet("virtio console", output, power.clone()).map_err(MachineError::Io)?;
             backends.drains.push(drain);
             Some(ConsoleEnd { input, output: Box::new(output) })
         }

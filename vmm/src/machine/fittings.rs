@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::outlet::Drain;
+use super::outlet::{Drain, LostOutput};
 use super::unclaimed::UnclaimedTeller;
 use crate::control::Served;
 use crate::device::uart::Uart;
@@ -33,8 +33,8 @@ impl Fittings {
         self.teller.look();
     }
 
-    /// Ends all of it, once no vCPU runs any more: what was said on the way is out before this returns.
-    pub(super) fn end(&mut self) {
+    /// Ends all of it, once no vCPU runs any more: what was said on the way is out before this returns, or is told to be lost.
+    pub(super) fn end(&mut self) -> Vec<LostOutput> {
         for transport in &self.virtio {
             transport.lock().unwrap_or_else(PoisonError::into_inner).stop();
         }
@@ -42,12 +42,11 @@ impl Fittings {
         uart.close_input();
         uart.flush();
         drop(uart);
-        for drain in &self.drains {
-            drain.finish();
-        }
+        let lost = self.drains.iter().filter_map(Drain::finish).collect();
         self.teller.finish();
         if let Some(served) = self.served.take() {
             served.finish();
         }
+        lost
     }
 }

@@ -19,6 +19,7 @@ pub use crate::vcpu::{ControlError, Controller, DebugRequest, DebugStop, Machine
 pub use crate::virtio::console::ConsoleEnd;
 pub use backend::BackendError;
 pub use error::MachineError;
+pub use outlet::{LostOutput, STDOUT};
 pub use running::{Ended, Running, Stopper};
 
 use crate::config::{Boot, MachineConfig};
@@ -71,18 +72,19 @@ impl Machine {
         // First: who wants a name that is taken has not touched anything else yet.
         let endpoint = config.name.as_deref().map(Endpoint::open).transpose()?;
         let mut machine = assembly::assemble(node, config, io)?;
+        machine.controller().set_kvm_node(node.to_owned());
         machine.controller().set_nmi_mask(&machine.nmi_mask);
         if let Boot::Kernel { kernel, .. } = &config.boot {
             machine.controller().set_kernel(kernel.clone());
         }
         if let Some(endpoint) = endpoint {
-            let (name, notice) = (endpoint.name().to_owned(), machine.panic_notice());
             let subject = Subject::new(
-                name,
+                endpoint.name().to_owned(),
                 machine.controller(),
                 config.memory,
                 machine.fittings.uart.clone(),
-                notice,
+                machine.panic_notice(),
+                endpoint.debugger_socket().to_owned(),
             );
             let events = machine.event_loop().map_err(MachineError::Io)?;
             machine.fittings.served =

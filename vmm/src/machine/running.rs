@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::fittings::Fittings;
+use super::outlet::LostOutput;
 use crate::device::uart::SerialInput;
 use crate::dump::VcpuDump;
 use crate::outcome::{Outcome, PowerSwitch};
@@ -30,6 +31,8 @@ pub struct Ended {
     pub trace: Trace,
     /// Where each vCPU stood, unless the guest ended as it should ([`Outcome::wants_explaining`]).
     pub dumps: Vec<VcpuDump>,
+    /// What its devices said and nobody took.
+    pub lost: Vec<LostOutput>,
 }
 
 /// Ends a machine from anywhere, any time.
@@ -94,19 +97,24 @@ impl Running {
     }
 
     /// Waits for the machine's end, or ends it at `deadline`, which is put off by the time for which the machine is held
-    /// meanwhile ([`Controller::hold`]): who looks at a paused machine does not lose it.
+    /// meanwhile ([`Controller::hold`]), from that hold's beginning: who looks at a paused machine does not lose it.
     #[must_use]
     pub fn wait(mut self, deadline: Option<Instant>) -> Ended {
         let mut watch = SleepWatch::default();
-        let held_before = self.controller.held();
+        let held_before = self.controller.held_before();
+        let controller = self.controller.clone();
+        // How long it is to the deadline, which a hold puts off: so the clock is read first, and never ahead of the hold.
+        let left = move || {
+            let deadline = deadline?;
+            let now = Instant::now();
+            let put_off = controller.held().saturating_sub(held_before);
+            Some(deadline.checked_add(put_off)?.saturating_duration_since(now))
+        };
         let outcome = loop {
-            let put_off = self.controller.held().saturating_sub(held_before);
-            let deadline = deadline.and_then(|at| at.checked_add(put_off));
-            let left = deadline.map_or(LOOK, |at| at.saturating_duration_since(Instant::now()));
-            if let Some(outcome) = self.power.wait(left.min(LOOK)) {
+            if let Some(outcome) = self.power.wait(left().map_or(LOOK, |left| left.min(LOOK))) {
                 break outcome;
             }
-            if deadline.is_some_and(|at| Instant::now() >= at) {
+            if left().is_some_and(|left| left.is_zero()) {
                 self.power.end(Outcome::Stopped);
                 continue;
             }
@@ -115,21 +123,21 @@ impl Running {
                 self.power.end(Outcome::Halted);
             }
         };
-        let (trace, mut dumps) = self.end();
+        let (trace, mut dumps, lost) = self.end();
         self.controller.name(&mut dumps);
-        Ended { outcome, trace, dumps }
+        Ended { outcome, trace, dumps, lost }
     }
 
     /// Ends the machine and all of its threads.
-    fn end(&mut self) -> (Trace, Vec<VcpuDump>) {
+    fn end(&mut self) -> (Trace, Vec<VcpuDump>, Vec<LostOutput>) {
         self.power.end(Outcome::Stopped);
         self.controller.wake();
         for thread in &self.threads {
             thread.kick();
         }
         let (vcpus, dumps): (Vec<_>, Vec<_>) = self.threads.drain(..).map(VcpuThread::join).unzip();
-        self.fittings.end();
-        (Trace { vcpus }, dumps.into_iter().flatten().collect())
+        let lost = self.fittings.end();
+        (Trace { vcpus }, dumps.into_iter().flatten().collect(), lost)
     }
 }
 

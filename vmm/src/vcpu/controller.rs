@@ -1,11 +1,10 @@
 //! The handle by which a machine that runs is controlled: by its owner, its control socket, its debugger.
 
 use std::io::{self, Write};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, MutexGuard, mpsc};
 use std::time::Duration;
 
 use kvm_ioctls::VcpuFd;
-use vmm_sys_util::eventfd::EventFd;
 
 use super::control::{Control, Hands, LIMIT, MachineState};
 use super::guest_debug::{DebugRequest, VcpuStop};
@@ -168,13 +167,18 @@ impl Controller {
     }
 
     /// Has `bell` rung at each change of the machine's state; only the first one is.
-    pub(crate) fn set_bell(&self, bell: Arc<EventFd>) {
+    pub(crate) fn set_bell(&self, bell: Arc<Bell>) {
         self.0.set_bell(bell);
     }
 
     /// For how long the deadline of [`crate::machine::Running::wait`] has stood still until now.
     pub(crate) fn held(&self) -> Duration {
         self.0.held()
+    }
+
+    /// As [`Controller::held`], until the hold that lasts at this moment, if one does.
+    pub(crate) fn held_before(&self) -> Duration {
+        self.0.held_before()
     }
 
     /// Says which vCPUs of a paused machine stay where they are when it goes on, by their index; none if the list is
@@ -212,6 +216,16 @@ impl Controller {
     /// Names what can be named in `dumps`.
     pub(crate) fn name(&self, dumps: &mut [VcpuDump]) {
         self.0.name(dumps);
+    }
+
+    /// The device node that the machine was made with.
+    pub(crate) fn kvm_node(&self) -> &std::path::Path {
+        self.0.kvm_node()
+    }
+
+    /// Says which device node the machine was made with.
+    pub(crate) fn set_kvm_node(&self, node: std::path::PathBuf) {
+        self.0.set_kvm_node(node);
     }
 
     /// Has dumps named by the symbols of `kernel`.
@@ -317,6 +331,11 @@ impl Controller {
         told: impl Fn(&VcpuStop) -> bool + Send + Sync + 'static,
     ) -> Result<(), ControlError> {
         self.0.attach(Debugger { owner: owner.clone(), told: Arc::new(told) })
+    }
+
+    /// Where the machine's debuggers are listened for, as gdb takes it; who opens or closes that door holds this.
+    pub(crate) fn door(&self) -> MutexGuard<'_, Option<String>> {
+        self.0.door()
     }
 
     /// Tells the debugger of nothing any more. What it wanted stays as it is ([`Controller::set_debug_requests`]).
@@ -453,9 +472,8 @@ pub(super) fn refused(step: &'static str, cpu: u32) -> impl FnOnce(kvm_ioctls::E
 /// The handle on a machine of one vCPU that is never started.
 #[cfg(fuzzing)]
 pub(crate) fn unstarted(memory: GuestMemory) -> Option<Controller> {
-    use crate::memory::map::MemoryMap;
-    use crate::memory::table::Table;
-    let (power, map) =
-        (crate::outcome::PowerSwitch::new(), MemoryMap::new(Table::new(1, 36), memory, Vec::new()));
-    Some(Controller(Arc::new(Control::new(1, power, Arc::new(map.ok()?), Arc::default()))))
+    let table = crate::memory::table::Table::new(1, 36);
+    let map = crate::memory::map::MemoryMap::new(table, memory, Vec::new()).ok()?;
+    let power = crate::outcome::PowerSwitch::new();
+    Some(Controller(Arc::new(Control::new(1, power, Arc::new(map), Arc::default()))))
 }

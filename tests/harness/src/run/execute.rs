@@ -154,6 +154,9 @@ fn run(
         ended
     });
     let _ = directory.json("trace.json", &ended.trace);
+    for lost in &ended.lost {
+        let _ = directory.event("vmm", "warning", &lost.to_string());
+    }
     let _ = directory.event("vmm", "info", &format!("the machine ended: {:?}", ended.outcome));
     Ok((report(plan, &shared, &ended, progress, began), ended.dumps))
 }

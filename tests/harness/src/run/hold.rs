@@ -58,6 +58,7 @@ impl Hold {
             "KILN_HOLD: {why}; the machine {name} runs on until somebody ends it:\n\
              \x20 kiln-vmm status {name}\n\
              \x20 kiln-vmm pause {name}; kiln-vmm dump {name}; kiln-vmm resume {name}\n\
+             \x20 kiln-vmm gdb {name}\n\
              \x20 kiln-vmm stop {name}"
         ));
     }

@@ -174,7 +174,8 @@ fn machine_held_by_two() -> Result<()> {
     expect(&ended, &Outcome::Stopped)
 }
 
-/// A machine whose deadline passes while it is held goes on afterwards; one that nobody looks at ends in time.
+/// A machine whose deadline passes while it is held goes on afterwards; one that nobody looks at ends in time. How late
+/// whoever waits for it comes makes no difference: it is held from before its deadline was set.
 fn deadline_waits() -> Result<()> {
     for (owner, waits) in [(Owner::new("gdb"), true), (Owner::new("ci").with_running_deadline(), false)] {
         let machine = machine("count")?;

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use kiln::cases::{CASES, Case, linkme};
+use kiln::fixtures;
 use kiln::gate::Needs;
 use kiln::vmm::config::{Boot, CpuMode, MachineConfig};
 use kiln::vmm::gdb::{self, GdbAddress, Server};
@@ -34,6 +35,7 @@ static GDB: fn() -> Vec<Case> = || {
         case("kill_ends_the_machine", kill),
         case("monitor_tells_what_gdb_does_not_ask_for", monitor),
         case("memory_and_registers_are_read_and_written", memory),
+        case("rom_is_read_and_refuses_software_breakpoints_in_words", rom),
         case("guests_write_to_the_breakpoints_port_is_its_own", own_port),
     ]
 };
@@ -346,6 +348,53 @@ fn memory() -> Result<()> {
         for name in ["rip", "fs_base", "k_gs_base", "cr3", "efer"] {
             assert!(description.contains(&format!("\"{name}\"")), "{name}");
         }
+        Ok(())
+    })
+    .map(drop)
+}
+
+/// A machine whose guest counts in a ROM.
+fn rom() -> Result<()> {
+    // inc rax; jmp to the start
+    const COUNT: [u8; 5] = [0x48, 0xff, 0xc0, 0xeb, 0xfb];
+    let [a, b, c, d, ..] = fixtures::memory::ROM.to_le_bytes();
+    // mov edx, ROM; jmp rdx
+    let machine = flat(vec![0xba, a, b, c, d, 0xff, 0xe2])?;
+    let mut bytes = [0x90; 4096];
+    bytes[..COUNT.len()].copy_from_slice(&COUNT);
+    let at = fixtures::memory::ROM;
+    machine.controller().add_rom("ROM", at, &bytes)?;
+    debugged(machine, |machine, client, _| {
+        let in_rom = at..at + 5;
+        client.send("vCont;c")?;
+        let deadline = Instant::now() + LIMIT;
+        while !in_rom.contains(&machine.run_on_vcpu(0, |vcpu| vcpu.get_regs())??.rip) {
+            assert!(Instant::now() < deadline, "it does not come to the ROM");
+        }
+        client.raw(b"\x03")?;
+        assert_eq!(client.receive()?, "T02thread:01;");
+        assert!(in_rom.contains(&client.register(16)?));
+        assert_eq!(client.read(at, COUNT.len())?, COUNT);
+        let refused = client.ask(&format!("Z0,{:x},1", at + 3))?;
+        let words =
+            format!("E.{:#x} is in a ROM, where no software breakpoint can be put: use hbreak", at + 3);
+        assert_eq!(refused, words);
+        let written = client.ask(&format!("M{at:x},1:cc"))?;
+        assert_eq!(written, format!("E.{at:#x} is in a ROM, which can't be written"));
+        assert_eq!(client.read(at, COUNT.len())?, COUNT);
+        // Other refusals are told as ever.
+        assert_eq!(client.ask("Z0,ffffffffffffffff,1")?, "E0e");
+        let hardware = client.ask(&format!("Z1,{:x},1", at + 3))?;
+        if has(client, "hbreak")? {
+            assert_eq!(
+                (hardware.as_str(), client.ask("vCont;c")?.as_str()),
+                ("OK", "T05thread:01;hwbreak:;")
+            );
+            assert_eq!(client.register(16)?, at + 3);
+        }
+        let dump = machine.dump()?.pop().ok_or("no dump")?;
+        assert!(in_rom.contains(&dump.registers.rip) && !dump.code.from.is_empty(), "{dump}");
+        assert_eq!(dump.walk.physical(), Some(dump.registers.rip));
         Ok(())
     })
     .map(drop)
