@@ -76,9 +76,8 @@ pub(super) fn once(
             let Some(size) = port_io_size(vcpu, &outside.pages) else {
                 return unexpected(index, format!("{} with its data past the shared pages", kind.name()));
             };
-            // SAFETY: `data` is what the exit handed out: bytes of the page that KVM shares with this vCPU, which
-            // all in the mapping, which
-            // lives as long as `vcpu`. The exit's own borrow is over, and nothing else touches them until the
+            // SAFETY: `data` is what the exit handed out: bytes of the page that KVM shares with this vCPU, all
+            // of them in the mapping (`port_io_size`), which lives as long as `vcpu`. The exit's own borrow is over, and nothing else touches them until the
             // next `KVM_RUN`.
             #[allow(unsafe_code)]
             let data = unsafe { &mut *data };
