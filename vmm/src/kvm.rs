@@ -371,8 +371,10 @@ impl Listener for Vm {
 
     fn written(&self, slot: &Slot, bits: &mut [u64]) -> Result<(), MapError> {
         let size = usize::try_from(slot.memory.host().1).unwrap_or(usize::MAX);
-        let written =
-            self.fd.get_dirty_log(slot.number, size).map_err(KvmError::refused("KVM_GET_DIRTY_LOG"))?;
+        let written = self.fd.get_dirty_log(slot.number, size).map_err(|error| match error.errno() {
+            libc::ENOENT => MapError::NoLog,
+            _ => KvmError::refused("KVM_GET_DIRTY_LOG")(error).into(),
+        })?;
         for (to, from) in bits.iter_mut().zip(written) {
             *to |= from;
         }
