@@ -84,8 +84,9 @@ fn until(process: &mut Process, said: &mut String, what: &str) {
 fn gdb(kernel: &Path, socket: &Path, folder: &Path) -> Output {
     let script = folder.join("session");
     fs::write(&script, format!("target remote {}\n{SESSION}", socket.display())).unwrap();
-    let mut gdb = Command::new("gdb");
-    gdb.args(["--batch", "--nx", "--command"]).arg(script).arg(kernel);
+    // What hangs shows what it had come to.
+    let mut gdb = Command::new("timeout");
+    gdb.args(["--signal=KILL", "120", "gdb", "--batch", "--nx", "--command"]).arg(script).arg(kernel);
     gdb.output().expect("gdb can't be run: install the package gdb")
 }
 

@@ -120,7 +120,7 @@ impl Rsp {
 
     /// Whether the stub has ended the connection, once all that it said is read.
     #[must_use]
-    pub fn is_over(mut self) -> bool {
+    pub fn ends(mut self) -> bool {
         let mut rest = Vec::new();
         self.stream.read_to_end(&mut rest).is_ok()
     }

@@ -105,7 +105,7 @@ fn end() -> Result {
         (gdb.receive()?.as_str(), gdb.said.as_str()),
         ("X0f", "kiln: the machine was ended from outside\n")
     );
-    assert!(gdb.is_over());
+    assert!(gdb.ends());
     // The name is free, and what was there for it is gone.
     assert_eq!(std::fs::read_dir(runtime.path().join("kiln"))?.count(), 0);
     assert_eq!(vm.ended()?.code(), Some(124));

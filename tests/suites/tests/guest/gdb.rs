@@ -89,6 +89,6 @@ fn debug(path: &Path, function: u64, agent: &Client) -> Result<Vec<u8>> {
     }
     assert_eq!(client.ask(&format!("Z0,{function:x},1"))?, "OK");
     assert_eq!(client.ask("D")?, "OK");
-    assert!(client.is_over());
+    assert!(client.ends());
     Ok(original)
 }

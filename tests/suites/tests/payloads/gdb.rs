@@ -277,7 +277,7 @@ fn from_the_start(name: &str, end: &str, words: &str, outcome: &Outcome) -> Resu
         let mut client = Rsp::connect(&path)?;
         assert_eq!(client.register(16)?, 0x10_0000);
         assert_eq!((client.ask("vCont;c")?.as_str(), client.said.as_str()), (end, words));
-        assert!(client.is_over());
+        assert!(client.ends());
         Ok(())
     })?;
     expect(&ended, outcome)
