@@ -21,7 +21,7 @@ const TRIES: u32 = 100;
 #[derive(Debug, thiserror::Error)]
 pub enum EndpointError {
     /// The name is none.
-    #[error("name {0:?}: a machine's name is 1 to 64 of A-Z a-z 0-9 . _ -, and begins with no dot")]
+    #[error("name {0:?}: a machine's name is 1 to 64 of A-Z a-z 0-9 . _ -, and begins with no dot or dash")]
     Name(String),
     /// The runtime folder can't be used.
     #[error("can't use the runtime folder {path}")]
@@ -33,7 +33,9 @@ pub enum EndpointError {
         source: io::Error,
     },
     /// The runtime folder is open to others, or is another's.
-    #[error("the runtime folder {path} {what}: it must be a folder of your own, with mode 0700")]
+    #[error(
+        "the runtime folder {path} {what}: it must be a folder of your own, with mode 0700 (or set XDG_RUNTIME_DIR to one)"
+    )]
     NotPrivate {
         /// The folder.
         path: PathBuf,
@@ -99,7 +101,7 @@ pub(crate) struct Endpoint {
     // In this order: a descriptor may be closed once children need no longer be kept from it.
     _not_in_children: [NotInChildren; 2],
     listener: UnixListener,
-    _lock: File,
+    lock: File,
     /// Whose it is: a forked child must not remove what its parent still uses.
     pid: u32,
 }
@@ -144,7 +146,7 @@ impl Endpoint {
             lock_path,
             _not_in_children: [held, listens],
             listener,
-            _lock: lock,
+            lock,
             pid: std::process::id(),
         })
     }
@@ -165,8 +167,9 @@ impl Endpoint {
 
 impl Drop for Endpoint {
     fn drop(&mut self) {
-        if std::process::id() == self.pid {
-            // Under the lock: nobody else can have made them meanwhile.
+        // Under the lock, nobody else can have made them meanwhile; but who takes away old files (a folder in /tmp has such)
+        // may have opened the name to another machine.
+        if std::process::id() == self.pid && is_at(&self.lock, &self.lock_path) {
             let _gone = std::fs::remove_file(&self.socket);
             let _gone = std::fs::remove_file(&self.lock_path);
         }
@@ -194,14 +197,18 @@ fn take(name: &str, path: &Path) -> Result<File, EndpointError> {
             Err(errno) => return Err(failed(errno.into())),
         }
         // Its last owner may have removed the file after we opened it: such a lock keeps nobody out.
-        let ours = file.metadata().map_err(failed)?;
-        let there = std::fs::symlink_metadata(path);
-        if there.is_ok_and(|there| (there.dev(), there.ino()) == (ours.dev(), ours.ino())) {
+        if is_at(&file, path) {
             file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).map_err(failed)?;
             return Ok(file);
         }
     }
     Err(failed(ErrorKind::ResourceBusy.into()))
+}
+
+/// Whether `file` is what `path` leads to.
+fn is_at(file: &File, path: &Path) -> bool {
+    let (Ok(ours), Ok(there)) = (file.metadata(), std::fs::symlink_metadata(path)) else { return false };
+    (there.dev(), there.ino()) == (ours.dev(), ours.ino())
 }
 
 /// Makes `folder` if it is not there, and sees to it that it is this user's alone.
@@ -262,6 +269,19 @@ mod tests {
         assert!(Endpoint::open_in(&folder, "vm").is_ok());
         drop(other);
         assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn machine_whose_files_were_taken_away_leaves_those_of_the_next_alone() {
+        let (_outer, folder) = folder();
+        let first = Endpoint::open_in(&folder, "vm").unwrap();
+        for path in [&first.socket, &first.lock_path] {
+            std::fs::remove_file(path).unwrap();
+        }
+        let second = Endpoint::open_in(&folder, "vm").unwrap();
+        drop(first);
+        assert!(UnixStream::connect(&second.socket).is_ok());
+        assert!(matches!(Endpoint::open_in(&folder, "vm"), Err(EndpointError::Taken { .. })));
     }
 
     #[test]

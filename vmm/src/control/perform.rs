@@ -135,7 +135,8 @@ impl Subject {
         if is_name(&name) {
             return Ok(self.clients.named(&name));
         }
-        let message = format!("owner {name:?}: it is 1 to 64 of A-Z a-z 0-9 . _ -, and begins with no dot");
+        let message =
+            format!("owner {name:?}: it is 1 to 64 of A-Z a-z 0-9 . _ -, and begins with no dot or dash");
         Err(refusal(Kind::BadRequest, message))
     }
 
