@@ -21,9 +21,11 @@ const KERNEL: &str = "KILN_TEST_VMLINUX";
 /// Calls the kernel until it is told to end.
 const INIT: &str = "#!/bin/sh
 mount -t devtmpfs dev /dev
+exec 3<&0
+(read line <&3; : >/told) &
 echo init: ready
-until read -t 1 line; do uname >/dev/null; done
-echo init: $line
+until [ -e /told ]; do uname >/dev/null; done
+echo init: done
 poweroff -f
 ";
 /// What a person would type.
@@ -72,7 +74,9 @@ fn initrd(cache: &Cache, folder: &Path) -> PathBuf {
 fn until(process: &mut Process, said: &mut String, what: &str) {
     while !said.contains(what) {
         match process.next_event().unwrap() {
-            ProcessEvent::Stdout(bytes) | ProcessEvent::Stderr(bytes) => said.push_str(&text(&bytes)),
+            ProcessEvent::Stdout(bytes) | ProcessEvent::Stderr(bytes) => {
+                said.push_str(&text(&bytes));
+            }
             ProcessEvent::Exited(status) => {
                 panic!("it ended with {status:?} before it said {what:?}:\n{said}")
             }
