@@ -28,6 +28,9 @@ pub(super) struct Line {
     raised: Condvar,
 }
 
+/// Far more than a device takes to answer on a busy host.
+const LIMIT: Duration = Duration::from_secs(60);
+
 impl Interrupt for Line {
     fn trigger(&self) -> io::Result<()> {
         *self.edges.lock().unwrap() += 1;
@@ -48,7 +51,7 @@ impl Line {
             if let Some(found) = check() {
                 return found;
             }
-            let (guard, timeout) = self.raised.wait_timeout(edges, Duration::from_secs(20)).unwrap();
+            let (guard, timeout) = self.raised.wait_timeout(edges, LIMIT).unwrap();
             assert!(!timeout.timed_out(), "the device raised no interrupt");
             edges = guard;
         }
