@@ -6,8 +6,8 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
-use kiln::cases::Ignored;
-use kiln::gate::{self, Needs};
+use kiln::cases::{Cause, Ignored};
+use kiln::gate;
 use kiln::lab;
 use kiln::rootfs::cache::Cache;
 use kiln::run::{Accel, Recipe, choose};
@@ -103,7 +103,7 @@ fn left_over(log: &PathBuf) -> Result<BTreeSet<PathBuf>> {
     for line in text.lines() {
         let case: Ignored =
             serde_json::from_str(line).with_context(|| format!("failed to read {}", log.display()))?;
-        if case.needs > Needs::Nothing {
+        if case.cause == Cause::Gate {
             binaries.insert(case.binary);
         }
     }

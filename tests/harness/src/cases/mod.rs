@@ -3,18 +3,30 @@
 //! A test target has `harness = false`, its cases, and [`crate::main!`]. The command line is libtest's, so filters,
 //! `--list`, `--exact`, nextest and the run buttons of editors work.
 
+mod attempt;
 mod case;
+mod error;
 mod guest;
 mod ignored;
+mod inside;
+mod noise;
+mod prepared;
 mod run;
+mod stage;
 
 #[doc(hidden)]
 pub use linkme;
 
-pub use case::{Body, CASES, Case, Disk, IntoOutcome, Options, Outcome};
+#[doc(hidden)]
+pub use attempt::skip;
+pub use case::{Body, CASES, Case, Disk, IntoOutcome, Options, Outcome, ShouldPanic};
+pub use error::{Fault, GuestError};
 pub use guest::{Guest, Output};
-pub use ignored::{Ignored, ignored_log};
+pub use ignored::{Cause, Ignored, ignored_log};
+pub(crate) use noise::letters;
+pub(crate) use prepared::{CARRIED, Cargo, Carried};
 pub use run::main;
+pub(crate) use run::CARGO;
 
 /// The `main` of a test target without a harness of its own.
 #[macro_export]
@@ -23,5 +35,16 @@ macro_rules! main {
         fn main() -> ::std::process::ExitCode {
             $crate::cases::main(env!("CARGO_CRATE_NAME"))
         }
+    };
+}
+
+/// Ends a case as ignored, from inside its body, for the reason that the format string gives: what it needs is not
+/// there. It is counted and noted as other ignored cases are.
+///
+/// Works on the thread that the body began on.
+#[macro_export]
+macro_rules! skip {
+    ($($reason:tt)+) => {
+        $crate::cases::skip(::std::format!($($reason)+))
     };
 }

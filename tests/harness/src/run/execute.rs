@@ -9,15 +9,15 @@ use std::time::{Duration, Instant};
 use kiln_rootfs::kernel::check::need;
 use kiln_vmm::chain;
 use kiln_vmm::dump::VcpuDump;
-use kiln_vmm::machine::{ConsoleEnd, Controller, Ended, Machine, MachineError, MachineIo, Stopper};
+use kiln_vmm::machine::{ConsoleEnd, Ended, Machine, MachineError, MachineIo, Running};
 use kiln_vmm::outcome::Outcome;
 
 use super::judge::{Facts, TaskState, judge};
 use super::plan::{Plan, Task};
 use super::report::{Assertion, Report};
-use super::task::{Body, Given, Progress, TaskIo, perform};
+use super::session::{BodyEnd, Parts, Session, Wishes};
+use super::task::{Body, Progress, TaskIo, hand_over, perform};
 use super::typist::Typist;
-use crate::agent::Client;
 use crate::console::Console;
 use crate::evidence::RunDirectory;
 use crate::verdict::Verdict;
@@ -43,10 +43,10 @@ pub fn execute(plan: &Plan, directory: &Arc<RunDirectory>, io: TaskIo<'_>) -> Re
 
 /// As [`execute`], with `body` in the place of the plan's task: what it returns is the one assertion.
 #[must_use]
-pub fn execute_with(
+pub(crate) fn execute_with(
     plan: &Plan,
     directory: &Arc<RunDirectory>,
-    body: impl FnOnce(Client, Option<UnixStream>, Controller) -> Result<(), String> + Send,
+    body: impl FnOnce(Session) -> (BodyEnd, Session) + Send,
 ) -> Report {
     let (mut out, mut err) = (io::sink(), io::sink());
     let io = TaskIo { stdin: None, stdout: &mut out, stderr: &mut err, console: None };
@@ -66,7 +66,7 @@ fn carry_out(plan: &Plan, directory: &Arc<RunDirectory>, io: TaskIo<'_>, body: O
         if !dumps.is_empty() {
             let _ = directory.json("vcpus.json", &dumps);
         }
-        let where_they_stood: String = dumps.iter().map(|dump| format!("\n{dump}")).collect();
+        let where_they_stood: String = report.vcpus.iter().map(|dump| format!("\n{dump}")).collect();
         directory.failed(&format!("{}\n{where_they_stood}", report.reason()))
     };
     report
@@ -74,7 +74,7 @@ fn carry_out(plan: &Plan, directory: &Arc<RunDirectory>, io: TaskIo<'_>, body: O
 
 /// What happens to run while the machine does.
 struct Shared {
-    console: Mutex<Console>,
+    console: Arc<Mutex<Console>>,
     typist: Arc<Typist>,
     /// Set before the machine is stopped by us for another reason than its limit.
     stopped_early: AtomicBool,
@@ -93,25 +93,16 @@ fn run(
         _ => None,
     }));
     let shared =
-        Arc::new(Shared { console: Mutex::default(), typist, stopped_early: AtomicBool::new(false) });
-    let echo = if plan.show_console { io.console.take() } else { None };
-    let serial = Box::new(Tap { shared: shared.clone(), room: LOG_MAX, directory: directory.clone(), echo });
-    let mut far_ends = Vec::new();
-    let mut agent_port = None;
-    for _ in &plan.machine.ports {
-        let (near, far) = UnixStream::pair().map_err(MachineError::Io)?;
-        far_ends.push(far);
-        agent_port.get_or_insert(near);
-    }
+        Arc::new(Shared { console: Arc::default(), typist, stopped_early: AtomicBool::new(false) });
+    let (turns, next) = mpsc::channel::<Parts>();
+    let wishes = body.is_some().then(|| Arc::new(Wishes::new(next, shared.console.clone())));
+    let mut echo = if plan.show_console { io.console.take() } else { None };
+    let mut begin = || start(plan, &shared, wishes.as_ref(), directory, echo.take());
 
     let began = Instant::now();
     let deadline = began + plan.timeout;
-    let (console, console_end) = console_ends(plan.machine.virtio_console && body.is_some())?;
-    let machine = Machine::new(&plan.machine, MachineIo { serial, console: console_end, ports: far_ends })?;
-    let running = machine.start()?;
-    let body = body.map(|body| (body, console, running.controller()));
+    let (running, parts) = begin()?;
     let _ = directory.event("vmm", "info", "the machine runs");
-    let stopper = running.stopper();
     if matches!(plan.task, Task::Watch | Task::Console { .. }) {
         let input = io.stdin.take().unwrap_or_else(|| Box::new(io::empty()));
         shared.typist.begin(input, running.serial_input()).map_err(MachineError::Io)?;
@@ -120,20 +111,70 @@ fn run(
     let mut progress = Progress::default();
     let ended = std::thread::scope(|scope| {
         let (machine_ended, watch_end) = mpsc::channel::<()>();
-        let (task, progress, io, shared) = (&plan.task, &mut progress, &mut io, &shared);
-        if let Some(port) = agent_port {
-            scope.spawn(move || {
-                attend(task, body, port, directory, io, progress, shared, &stopper, &watch_end)
+        let (progress, io, shared) = (&mut progress, &mut io, &shared);
+        let wishes = wishes.as_ref();
+        if parts.port.is_some() {
+            scope.spawn(move || match (body, wishes) {
+                (Some(body), Some(wishes)) => attend_body(body, parts, wishes, directory, progress, shared),
+                _ => attend(&plan.task, parts, directory, io, progress, shared, &watch_end),
             });
         }
-        let ended = running.wait(Some(deadline));
+        let mut running = running;
+        let ended = loop {
+            let ended = running.wait(Some(deadline));
+            let Some(wishes) = wishes else { break Ok(ended) };
+            wishes.search.end();
+            if !wishes.take_again() || Instant::now() >= deadline {
+                break Ok(ended);
+            }
+            let _ = directory.event("vmm", "info", &format!("the machine ended: {:?}; another begins", ended.outcome));
+            wishes.search.begin();
+            match begin() {
+                Ok((next, parts)) => {
+                    running = next;
+                    // A body that does not want it any more has its end all the same.
+                    let _ = turns.send(parts);
+                }
+                Err(error) => break Err(error),
+            }
+        };
         shared.typist.end();
-        drop(machine_ended);
+        drop((machine_ended, turns));
         ended
-    });
+    })?;
     let _ = directory.json("trace.json", &ended.trace);
     let _ = directory.event("vmm", "info", &format!("the machine ended: {:?}", ended.outcome));
-    Ok((report(plan, &shared, &ended, progress, began), ended.dumps))
+    let cut = wishes.is_some_and(|wishes| wishes.power_is_cut());
+    Ok((report(plan, &shared, &ended, cut, progress, began), ended.dumps))
+}
+
+/// Starts the plan's machine: the one place where that is done.
+fn start(
+    plan: &Plan,
+    shared: &Arc<Shared>,
+    wishes: Option<&Arc<Wishes>>,
+    directory: &Arc<RunDirectory>,
+    echo: Option<Box<dyn Write + Send>>,
+) -> Result<(Running, Parts), MachineError> {
+    let serial = Box::new(Tap {
+        shared: shared.clone(),
+        wishes: wishes.cloned(),
+        room: LOG_MAX,
+        directory: directory.clone(),
+        echo,
+    });
+    let mut far_ends = Vec::new();
+    let mut port = None;
+    for _ in &plan.machine.ports {
+        let (near, far) = UnixStream::pair().map_err(MachineError::Io)?;
+        far_ends.push(far);
+        port.get_or_insert(near);
+    }
+    let (console, console_end) = console_ends(plan.machine.virtio_console && wishes.is_some())?;
+    let machine = Machine::new(&plan.machine, MachineIo { serial, console: console_end, ports: far_ends })?;
+    let running = machine.start()?;
+    let machine = running.controller();
+    Ok((running, Parts { port, console, machine }))
 }
 
 /// A virtio console for those who want one: the host's end, and the machine's.
@@ -147,22 +188,17 @@ fn console_ends(wanted: bool) -> Result<(Option<UnixStream>, Option<ConsoleEnd>)
 }
 
 /// Does the task, then sees to it that the machine ends.
-#[allow(clippy::too_many_arguments)]
 fn attend(
     task: &Task,
-    body: Option<Given<'_>>,
-    port: UnixStream,
+    parts: Parts,
     directory: &RunDirectory,
     io: &mut TaskIo<'_>,
     progress: &mut Progress,
     shared: &Shared,
-    stopper: &Stopper,
     watch_end: &mpsc::Receiver<()>,
 ) {
-    if *task == Task::Watch {
-        return;
-    }
-    match perform(task, body, port, directory, io, progress) {
+    let Some(port) = parts.port.filter(|_| *task != Task::Watch) else { return };
+    match perform(task, port, directory, io, progress) {
         // It is typed to, and ends by itself.
         Ok(Some(_client))
             if matches!(task, Task::Console { .. }) && shared.typist.has_anything() != Some(false) =>
@@ -179,11 +215,42 @@ fn attend(
     // which follows the agent's death is not lost.
     if watch_end.recv_timeout(GRACE) == Err(mpsc::RecvTimeoutError::Timeout) {
         shared.stopped_early.store(true, Ordering::SeqCst);
-        stopper.stop();
+        parts.machine.stop();
     }
 }
 
-fn report(plan: &Plan, shared: &Shared, ended: &Ended, mut progress: Progress, began: Instant) -> Report {
+/// As [`attend`], with a body on the host that may have changed machines meanwhile.
+fn attend_body(
+    body: Body<'_>,
+    parts: Parts,
+    wishes: &Arc<Wishes>,
+    directory: &RunDirectory,
+    progress: &mut Progress,
+    shared: &Shared,
+) {
+    let mut machine = parts.machine.clone();
+    match hand_over(body, parts, wishes, directory, progress) {
+        Ok(session) => {
+            machine = session.machine().clone();
+            // A case's guest has nothing that a body which is through still wants written.
+            let _gone = session.client().power_off();
+        }
+        Err(error) => drop(directory.event("agent", "error", &chain(&error))),
+    }
+    if !wishes.ends_within(GRACE) {
+        shared.stopped_early.store(true, Ordering::SeqCst);
+        machine.stop();
+    }
+}
+
+fn report(
+    plan: &Plan,
+    shared: &Shared,
+    ended: &Ended,
+    cut: bool,
+    mut progress: Progress,
+    began: Instant,
+) -> Report {
     let typed_to = matches!(plan.task, Task::Console { .. }) && shared.typist.has_anything() == Some(true);
     if (plan.task == Task::Watch || typed_to)
         && matches!(ended.outcome, Outcome::PowerOff | Outcome::DebugExit { value: 0 })
@@ -194,13 +261,18 @@ fn report(plan: &Plan, shared: &Shared, ended: &Ended, mut progress: Progress, b
             message: String::new(),
         });
     }
-    let console = shared.console.lock().unwrap_or_else(PoisonError::into_inner).summary();
-    let at_limit = ended.outcome == Outcome::Stopped && !shared.stopped_early.load(Ordering::SeqCst);
+    let mut console = shared.console.lock().unwrap_or_else(PoisonError::into_inner).summary();
+    if plan.allow_warning && !console.panicked {
+        console.first = None;
+    }
+    // Its power was cut, which is what was wanted.
+    let outcome = if cut { &Outcome::PowerOff } else { &ended.outcome };
+    let at_limit = *outcome == Outcome::Stopped && !shared.stopped_early.load(Ordering::SeqCst);
     // What its programs say counts as talk too.
     let last = console.last_output.max(progress.last_output);
     let silent = at_limit.then(|| last.map_or(plan.timeout, |at| at.elapsed()));
-    let stuck = ended.outcome == Outcome::Stopped && !at_limit;
-    let failed = progress.assertions.iter().filter(|a| !a.ok).count();
+    let stuck = *outcome == Outcome::Stopped && !at_limit;
+    let failed = if progress.gone { 0 } else { progress.assertions.iter().filter(|a| !a.ok).count() };
     let task = match (&plan.task, progress.done) {
         (Task::Watch, _) => TaskState::Watched,
         (Task::Console { .. }, false) if typed_to => TaskState::Watched,
@@ -208,7 +280,7 @@ fn report(plan: &Plan, shared: &Shared, ended: &Ended, mut progress: Progress, b
         (_, false) => TaskState::Lost { failed },
     };
     let verdict =
-        judge(&Facts { console: &console, outcome: &ended.outcome, task, silent, timeout: plan.timeout });
+        judge(&Facts { console: &console, outcome, task, silent, timeout: plan.timeout });
     let error = match verdict {
         Verdict::Vmm => Some(format!("the machine failed: {:?}", ended.outcome)),
         Verdict::Untestable => Some(console.no_port.as_ref().map_or_else(
@@ -243,6 +315,7 @@ fn report(plan: &Plan, shared: &Shared, ended: &Ended, mut progress: Progress, b
         exits: ended.trace.total_exits(),
         error,
         tail: console.tail,
+        vcpus: ended.dumps.iter().map(ToString::to_string).collect(),
     }
 }
 
@@ -273,6 +346,8 @@ fn untyped(plan: &Plan, shared: &Shared) -> String {
 /// The UART's output on its way to the evidence, the reader of reports, and the onlooker.
 struct Tap {
     shared: Arc<Shared>,
+    /// Where a body may wait for words.
+    wishes: Option<Arc<Wishes>>,
     /// How much of the console may still be kept.
     room: usize,
     directory: Arc<RunDirectory>,
@@ -283,6 +358,9 @@ impl Write for Tap {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.shared.console.lock().unwrap_or_else(PoisonError::into_inner).feed(bytes);
         self.shared.typist.look(bytes);
+        if let Some(wishes) = &self.wishes {
+            wishes.search.feed(bytes);
+        }
         if let Some(echo) = &mut self.echo {
             let _ = echo.write_all(bytes).and_then(|()| echo.flush());
         }
