@@ -25,7 +25,11 @@ pub(crate) fn expand(kind: Kind, options: TokenStream, item: TokenStream) -> Res
     let cases: Vec<TokenStream> = if function.cases.is_empty() {
         vec![case(kind, &options, &function, None)?]
     } else {
-        function.cases.iter().map(|named| case(kind, &options, &function, Some(named))).collect::<Result<_>>()?
+        function
+            .cases
+            .iter()
+            .map(|named| case(kind, &options, &function, Some(named)))
+            .collect::<Result<_>>()?
     };
     let (item, conditions) = (&function.item, &function.conditions);
     Ok(quote! {

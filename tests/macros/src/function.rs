@@ -133,9 +133,7 @@ fn arguments(kind: Kind, item: &mut ItemFn) -> Result<Vec<Argument>> {
     let whole = item.sig.fn_token.span();
     let mut inputs = item.sig.inputs.iter_mut();
     if kind == Kind::Vm {
-        let is_guest = |input: &&mut FnArg| {
-            matches!(&**input, FnArg::Typed(typed) if matches!(&*typed.ty, syn::Type::Reference(r) if r.mutability.is_some()))
-        };
+        let is_guest = |input: &&mut FnArg| matches!(&**input, FnArg::Typed(typed) if matches!(&*typed.ty, syn::Type::Reference(r) if r.mutability.is_some()));
         if inputs.next().filter(is_guest).is_none() {
             return Err(Error::new(whole, "a VM test's first argument is a `&mut kiln::cases::Guest`"));
         }

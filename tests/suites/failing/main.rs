@@ -140,7 +140,11 @@ mod on_the_host {
     #[vm_test]
     fn waits_in_vain(guest: &mut Guest) -> Result {
         let error = guest.wait_for_console("no such words", Duration::from_millis(1)).unwrap_err();
-        assert!(error.console.iter().any(|line| line.starts_with("kiln-agent: hello")), "{:?}", error.console);
+        assert!(
+            error.console.iter().any(|line| line.starts_with("kiln-agent: hello")),
+            "{:?}",
+            error.console
+        );
         Err(error.into())
     }
 

@@ -51,11 +51,15 @@ impl Said {
 fn each_failure_says_what_happened_and_leaves_the_others_alone() {
     let said = run();
 
-    let not_so = ["main.rs:", "assertion `left == right` failed", "  left: 1\n right: 2", "said on the way\n"];
+    let not_so =
+        ["main.rs:", "assertion `left == right` failed", "  left: 1\n right: 2", "said on the way\n"];
     said.has("a_case::asserts_what_is_not_so", &not_so);
     said.has("a_case::returns_its_error", &["Error: \"the widget is missing\""]);
     said.has("a_case::panics_otherwise", &["something else", "its panic was to hold \"out of bounds\""]);
-    said.has("a_case::reads_at_null", &["killed by signal 11 (SIGSEGV)", "the kernel: failing", "segfault at 0 ip"]);
+    said.has(
+        "a_case::reads_at_null",
+        &["killed by signal 11 (SIGSEGV)", "the kernel: failing", "segfault at 0 ip"],
+    );
     let crash = ["panic: ", "Kernel panic - not syncing: sysrq triggered crash", "Call Trace:"];
     said.has("a_case::crashes_the_kernel", &crash);
     let hang = ["hang: no end within 40s", "vCPU 0", "vCPU 1", "RIP"];
@@ -72,7 +76,13 @@ fn each_failure_says_what_happened_and_leaves_the_others_alone() {
     said.has("on_the_host::crashes_the_guest", &crash);
     said.has("on_the_host::asserts_what_is_not_so", &["main.rs:", "  left: 1\n right: 2"]);
 
-    for case in ["a_case::passes_before_the_others", "a_case::panics_as_it_is_to", "a_case::zz_passes_after_the_others", "noise::a_warning_is_allowed", "on_the_host::needs_no_guest::two"] {
+    for case in [
+        "a_case::passes_before_the_others",
+        "a_case::panics_as_it_is_to",
+        "a_case::zz_passes_after_the_others",
+        "noise::a_warning_is_allowed",
+        "on_the_host::needs_no_guest::two",
+    ] {
         said.ended(case, "... ok");
         assert!(!said.failures.contains_key(case), "{case}");
     }

@@ -104,7 +104,10 @@ mod tests {
         );
         let End::Failed(said) = end else { panic!("{end:?}") };
         assert!(said.starts_with("panicked at ") && said.contains("attempt.rs:"), "{said}");
-        assert!(said.contains("assertion `left == right` failed: of all things\n  left: 1\n right: 2"), "{said}");
+        assert!(
+            said.contains("assertion `left == right` failed: of all things\n  left: 1\n right: 2"),
+            "{said}"
+        );
     }
 
     #[test]

@@ -96,13 +96,17 @@ fn say(word: &Word) -> io::Result<()> {
 pub(super) fn run(session: &Session, own: &str, case: &str) -> Result<End, Gone> {
     let backtrace = std::env::var("RUST_BACKTRACE").unwrap_or_default();
     let mut output = Output::default();
-    let status = follow(session, &mut output, Command {
-        argv: vec![own.to_owned()],
-        env: vec![(GUEST_CASE.to_owned(), case.to_owned()), ("RUST_BACKTRACE".to_owned(), backtrace)],
-        cwd: None,
-        stdin: false,
-        events: true,
-    });
+    let status = follow(
+        session,
+        &mut output,
+        Command {
+            argv: vec![own.to_owned()],
+            env: vec![(GUEST_CASE.to_owned(), case.to_owned()), ("RUST_BACKTRACE".to_owned(), backtrace)],
+            cwd: None,
+            stdin: false,
+            events: true,
+        },
+    );
     let mut said = String::from_utf8_lossy(&output.said).into_owned();
     if !said.is_empty() && !said.ends_with('\n') {
         said.push('\n');

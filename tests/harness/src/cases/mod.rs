@@ -24,9 +24,9 @@ pub use error::{Fault, GuestError};
 pub use guest::{Guest, Output};
 pub use ignored::{Cause, Ignored, ignored_log};
 pub(crate) use noise::letters;
-pub(crate) use prepared::{CARRIED, Cargo, Carried};
-pub use run::main;
+pub(crate) use prepared::{CARRIED, CONFIG, Cargo, Carried};
 pub(crate) use run::CARGO;
+pub use run::main;
 
 /// The `main` of a test target without a harness of its own.
 #[macro_export]

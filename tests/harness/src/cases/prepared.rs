@@ -16,6 +16,9 @@ use crate::run::{Recipe, vmlinux_of};
 /// Names the kernels that were brought into the lab for cases which ask for one: see [`Carried`].
 pub(crate) const CARRIED: &str = "KILN_CARRIED_KERNELS";
 
+/// The file with a packaged kernel's options, beside its image.
+pub(crate) const CONFIG: &str = "config";
+
 /// A kernel in the lab: its image, and the folder with its modules.
 pub(crate) type Carried = BTreeMap<String, (PathBuf, Option<PathBuf>)>;
 
@@ -91,9 +94,7 @@ pub(super) fn prepared(options: &Options) -> Result<Arc<Prepared>, String> {
     };
     let place =
         PREPARED.lock().unwrap_or_else(PoisonError::into_inner).entry(key.clone()).or_default().clone();
-    place
-        .get_or_init(|| prepare(&key).map(Arc::new).map_err(|error| kiln_vmm::chain(&*error)))
-        .clone()
+    place.get_or_init(|| prepare(&key).map(Arc::new).map_err(|error| kiln_vmm::chain(&*error))).clone()
 }
 
 fn prepare(key: &Key) -> Result<Prepared, Box<dyn std::error::Error>> {
@@ -103,6 +104,11 @@ fn prepare(key: &Key) -> Result<Prepared, Box<dyn std::error::Error>> {
     let kernel = recipe.kernel(&cache, &Silent)?;
     recipe.image.execs.push(own.clone());
     recipe.image.files = key.files.iter().map(|(from, to)| (from.clone(), (*to).to_owned())).collect();
+    // Where a packaged kernel's options are kept beside it, a guest finds them where its distribution has them.
+    let options = kernel.image.with_file_name(CONFIG);
+    if options.is_file() {
+        recipe.image.files.push((options, format!("/boot/config-{}", kernel.release)));
+    }
     recipe.modules = key.modules.iter().map(|&module| module.to_owned()).collect();
     // Decompressed here, and gone when the image is made.
     let unpacked = tempfile::tempdir()?;
@@ -160,7 +166,10 @@ mod tests {
         assert_eq!(cargo.kernels["6.12"], ["dummy".to_owned()].into());
         assert!(cargo.kernels[""].is_empty());
         assert_eq!(cargo.files, [here("Cargo.toml"), here("src/lib.rs")].into());
-        cargo.add(Cargo { kernels: [("6.12".to_owned(), ["loop".to_owned()].into())].into(), ..Cargo::default() });
+        cargo.add(Cargo {
+            kernels: [("6.12".to_owned(), ["loop".to_owned()].into())].into(),
+            ..Cargo::default()
+        });
         assert_eq!(cargo.kernels["6.12"].len(), 2);
     }
 }

@@ -97,8 +97,9 @@ fn in_lab() -> ExitCode {
         let own = std::env::current_exe().map_err(|error| error.to_string())?;
         let arguments: Vec<String> = std::env::args().skip(1).collect();
         let streams: (&mut dyn Write, &mut dyn Write) = (&mut io::stdout(), &mut io::stderr());
-        let statuses = lab::run_tests(&cache, &Recipe::of_environment(), &[own], &arguments, streams, &Silent)
-            .map_err(|error| kiln_vmm::chain(&error))?;
+        let statuses =
+            lab::run_tests(&cache, &Recipe::of_environment(), &[own], &arguments, streams, &Silent)
+                .map_err(|error| kiln_vmm::chain(&error))?;
         Ok(statuses.into_iter().max().unwrap_or(FAILED))
     };
     run().map_or_else(|why| refused(&why), ExitCode::from)

@@ -59,7 +59,13 @@ fn stage(suite: &str, case: &str, options: &Options) -> Result<Stage, String> {
     machine.virtio_console = options.console;
     // Evidence that can't be written (a full disk) must not change the outcome.
     let _ = directory.json("machine.json", &machine);
-    let plan = Plan { machine, timeout: options.timeout, task: Task::Boot, show_console: false, allow_warning: options.allow_warning };
+    let plan = Plan {
+        machine,
+        timeout: options.timeout,
+        task: Task::Boot,
+        show_console: false,
+        allow_warning: options.allow_warning,
+    };
     Ok(Stage {
         plan,
         directory: Arc::new(directory),
@@ -139,10 +145,7 @@ fn noise(session: &Session) -> io::Result<Noise> {
 pub(super) struct Gone(pub(super) String);
 
 /// Boots the machine, has `body` do its part, and tells how the case ended.
-fn perform(
-    stage: Stage,
-    body: impl FnOnce(Session) -> (Result<End, Gone>, Session) + Send,
-) -> End {
+fn perform(stage: Stage, body: impl FnOnce(Session) -> (Result<End, Gone>, Session) + Send) -> End {
     let ended = Mutex::new(None);
     let report = execute_with(&stage.plan, &stage.directory, |session| {
         let (end, session) = body(session);

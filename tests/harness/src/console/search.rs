@@ -127,9 +127,8 @@ mod tests {
         let search = Search::default();
         search.feed(b"log");
         std::thread::scope(|scope| {
-            let waiter = scope.spawn(|| {
-                search.wait(&Regex::new("^login: $").unwrap(), now() + Duration::from_secs(60))
-            });
+            let waiter = scope
+                .spawn(|| search.wait(&Regex::new("^login: $").unwrap(), now() + Duration::from_secs(60)));
             search.feed(b"in: ");
             assert_eq!(waiter.join().unwrap().unwrap(), "login: ");
         });

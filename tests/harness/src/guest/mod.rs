@@ -11,8 +11,8 @@ mod sysfs;
 
 pub use block::Block;
 pub use kernel::{kernel_config, tainted};
-pub(crate) use log::{begin as begin_log, whole as whole_log};
 pub use log::dmesg;
+pub(crate) use log::{begin as begin_log, whole as whole_log};
 pub use module::Module;
 pub use registers::{Mmio, Ports};
 pub use sysfs::Sysfs;

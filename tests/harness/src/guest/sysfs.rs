@@ -41,7 +41,9 @@ impl Sysfs {
     /// It is not there, or can't be listed.
     pub fn names(&self) -> io::Result<Vec<String>> {
         let list = || -> io::Result<Vec<String>> {
-            fs::read_dir(&self.0)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
+            fs::read_dir(&self.0)?
+                .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+                .collect()
         };
         let mut names = list().map_err(|error| about(&self.0, &error))?;
         names.sort();

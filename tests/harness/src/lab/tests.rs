@@ -13,7 +13,7 @@ use kiln_rootfs::{agent, modules};
 
 use super::{Lab, LabError, LabSpec};
 use crate::agent::{AgentError, Command, ProcessEvent};
-use crate::cases::{CARGO, CARRIED, Cargo, Carried};
+use crate::cases::{CARGO, CARRIED, CONFIG, Cargo, Carried};
 use crate::evidence::{EVIDENCE_FD, EVIDENCE_ROOT, Replay, runs_root};
 use crate::gate::MODE_VARIABLE;
 use crate::run::{Recipe, exit_status, pass_on, vmlinux_of};
@@ -127,6 +127,10 @@ fn bring_kernel(
     let image = vmlinux_of(cache, &kernel.image)?.unwrap_or_else(|| kernel.image.clone());
     let inside = format!("{place}/kernel");
     spec.files.push((image, inside.clone()));
+    let options = kernel.image.with_file_name(CONFIG);
+    if options.is_file() {
+        spec.files.push((options, format!("{place}/{CONFIG}")));
+    }
     let Some(dir) = &kernel.modules_dir else { return Ok((inside.into(), None)) };
     let folder = Path::new(place).join("modules").join(&kernel.release);
     let wanted: Vec<&str> =

@@ -92,8 +92,7 @@ fn run(
         Task::Console { prompt } => prompt.as_deref(),
         _ => None,
     }));
-    let shared =
-        Arc::new(Shared { console: Arc::default(), typist, stopped_early: AtomicBool::new(false) });
+    let shared = Arc::new(Shared { console: Arc::default(), typist, stopped_early: AtomicBool::new(false) });
     let (turns, next) = mpsc::channel::<Parts>();
     let wishes = body.is_some().then(|| Arc::new(Wishes::new(next, shared.console.clone())));
     let mut echo = if plan.show_console { io.console.take() } else { None };
@@ -127,7 +126,11 @@ fn run(
             if !wishes.take_again() || Instant::now() >= deadline {
                 break Ok(ended);
             }
-            let _ = directory.event("vmm", "info", &format!("the machine ended: {:?}; another begins", ended.outcome));
+            let _ = directory.event(
+                "vmm",
+                "info",
+                &format!("the machine ended: {:?}; another begins", ended.outcome),
+            );
             wishes.search.begin();
             match begin() {
                 Ok((next, parts)) => {
@@ -279,8 +282,7 @@ fn report(
         (_, true) => TaskState::Done { run: progress.assertions.len(), failed },
         (_, false) => TaskState::Lost { failed },
     };
-    let verdict =
-        judge(&Facts { console: &console, outcome, task, silent, timeout: plan.timeout });
+    let verdict = judge(&Facts { console: &console, outcome, task, silent, timeout: plan.timeout });
     let error = match verdict {
         Verdict::Vmm => Some(format!("the machine failed: {:?}", ended.outcome)),
         Verdict::Untestable => Some(console.no_port.as_ref().map_or_else(

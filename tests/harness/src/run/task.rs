@@ -95,7 +95,11 @@ pub(super) fn hand_over(
 }
 
 /// Waits for the agent's hello, and notes what it says.
-fn greeted(port: UnixStream, directory: &RunDirectory, progress: &mut Progress) -> Result<Client, AgentError> {
+fn greeted(
+    port: UnixStream,
+    directory: &RunDirectory,
+    progress: &mut Progress,
+) -> Result<Client, AgentError> {
     let client = Client::connect(port)?;
     progress.hello = Some(Instant::now());
     let hello = client.hello();
