@@ -79,9 +79,32 @@ fn keep(info: &PanicHookInfo<'_>) {
     let mut said = format!("panicked at {place}:\n{}", message(info.payload()));
     let backtrace = Backtrace::capture();
     if backtrace.status() == BacktraceStatus::Captured {
-        said.push_str(&format!("\nstack backtrace:\n{backtrace}"));
+        let backtrace = backtrace.to_string();
+        let whole = std::env::var("RUST_BACKTRACE").is_ok_and(|how| how == "full");
+        let shown = if whole { backtrace } else { of_the_body(&backtrace) };
+        said.push_str(&format!("\nstack backtrace:\n{}", shown.trim_end()));
     }
     SAID.set(said);
+}
+
+/// The frames of a backtrace between a panic's own and those that lead to a body, as the standard hook shows them.
+fn of_the_body(backtrace: &str) -> String {
+    // Each is a line with a number, and maybe one with its place.
+    let mut frames: Vec<String> = Vec::new();
+    for line in backtrace.lines() {
+        let number = line.trim_start().split(':').next().unwrap_or_default();
+        match frames.last_mut() {
+            Some(frame) if number.parse::<u32>().is_err() => frame.push_str(line),
+            _ => frames.push(line.to_owned()),
+        }
+        frames.last_mut().into_iter().for_each(|frame| frame.push('\n'));
+    }
+    let is_panic =
+        |frame: &String| frame.contains("rust_begin_unwind") || frame.contains("core::panicking::");
+    let from = frames.iter().rposition(is_panic).map_or(0, |at| at + 1);
+    let is_ours = |frame: &String| frame.contains("cases/attempt.rs") || frame.contains("catch_unwind");
+    let to = frames.iter().skip(from).position(is_ours).map_or(frames.len(), |at| from + at);
+    frames[from..to].concat()
 }
 
 fn message(payload: &(dyn Any + Send)) -> &str {
@@ -108,6 +131,14 @@ mod tests {
             said.contains("assertion `left == right` failed: of all things\n  left: 1\n right: 2"),
             "{said}"
         );
+    }
+
+    #[test]
+    fn backtrace_is_that_of_the_body() {
+        let whole = "   0: keep\n             at ./cases/attempt.rs:80:21\n   1: rust_begin_unwind\n   \
+                     2: core::panicking::panic_fmt\n   3: suite::body\n             at ./suite.rs:9:9\n   \
+                     4: kiln::cases::attempt\n             at ./cases/attempt.rs:48:16\n   5: main\n";
+        assert_eq!(of_the_body(whole), "   3: suite::body\n             at ./suite.rs:9:9\n");
     }
 
     #[test]
