@@ -10,6 +10,7 @@ mod guest;
 mod ignored;
 mod inside;
 mod noise;
+mod pool;
 mod prepared;
 mod run;
 mod stage;

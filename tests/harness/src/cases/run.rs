@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 
 use kiln_rootfs::cache::Cache;
 use kiln_rootfs::progress::Silent;
@@ -13,6 +13,7 @@ use libtest_mimic::{Arguments, Completion, Conclusion, Failed, Trial};
 use super::attempt::{End, attempt};
 use super::ignored::{self, Cause, Ignored};
 use super::inside::{self, FAILED, GUEST_CASE, GUEST_LOG};
+use super::pool::Pool;
 use super::prepared::Cargo;
 use super::{Body, CASES, Case, stage};
 use crate::gate::{self, Decision, Mode, Needs, decide};
@@ -36,7 +37,7 @@ pub fn main(suite: &'static str) -> ExitCode {
     if std::env::var_os(GUEST_LOG).is_some() {
         return inside::print_log();
     }
-    let arguments = Arguments::from_args();
+    let mut arguments = Arguments::from_args();
     if std::env::var_os(CARGO).is_some() {
         return print_cargo(&arguments, &cases);
     }
@@ -48,7 +49,8 @@ pub fn main(suite: &'static str) -> ExitCode {
         return in_lab();
     }
     let skipped: Arc<Mutex<Vec<Ignored>>> = Arc::default();
-    let (trials, ignored) = gated(suite, mode, cases, &skipped);
+    let mut pool = Pool::default();
+    let (trials, ignored) = gated(suite, mode, cases, &arguments, &mut pool, &skipped);
     // nextest lists first, and then runs each case by its name: the reasons are told with the list.
     if !arguments.ignored && !arguments.exact {
         tell(&ignored, "ignored");
@@ -58,7 +60,10 @@ pub fn main(suite: &'static str) -> ExitCode {
         }
     }
     let any = !trials.is_empty();
-    let conclusion = libtest_mimic::run(&arguments, trials);
+    // The threads are the pool's: the runner has one, and so prints in the order of the list.
+    let cores = || std::thread::available_parallelism().map_or(1, Into::into);
+    let threads = arguments.test_threads.replace(1).unwrap_or_else(cores);
+    let conclusion = pool.run(threads, || libtest_mimic::run(&arguments, trials));
     let skipped = std::mem::take(&mut *skipped.lock().unwrap_or_else(PoisonError::into_inner));
     tell(&skipped, "skipped itself");
     note(&skipped);
@@ -110,6 +115,8 @@ fn gated(
     suite: &'static str,
     mode: Mode,
     cases: Vec<Case>,
+    arguments: &Arguments,
+    pool: &mut Pool,
     skipped: &Arc<Mutex<Vec<Ignored>>>,
 ) -> (Vec<Trial>, Vec<Ignored>) {
     let binary = std::env::current_exe().unwrap_or_default();
@@ -137,15 +144,23 @@ fn gated(
         }
         match decision {
             Decision::Run => {
+                // One that won't run has no place in the pool.
+                let trial = Trial::test(name.clone(), || Ok(())).with_ignored_flag(by_author);
+                if arguments.list || arguments.is_filtered_out(&trial) || arguments.is_ignored(&trial) {
+                    return trial;
+                }
+                let memory = case.options().map(|options| options.memory_mib);
+                let result = pool.add(memory, move || run(suite, case));
                 let skipped = skipped.clone();
-                Trial::ignorable_test(name, move || match run(suite, case) {
-                    End::Passed => Ok(Completion::Completed),
-                    End::Failed(why) => Err(Failed::from(why)),
-                    End::Skipped(reason) => {
+                Trial::ignorable_test(name, move || match result.recv() {
+                    Ok(End::Passed) => Ok(Completion::Completed),
+                    Ok(End::Failed(why)) => Err(Failed::from(why)),
+                    Ok(End::Skipped(reason)) => {
                         let note = Ignored { cause: Cause::Case, reason: reason.clone(), ..note };
                         skipped.lock().unwrap_or_else(PoisonError::into_inner).push(note);
                         Ok(Completion::ignored_with(reason))
                     }
+                    Err(mpsc::RecvError) => Err(Failed::from("the thread that ran it died")),
                 })
                 .with_ignored_flag(by_author)
             }

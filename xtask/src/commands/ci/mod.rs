@@ -65,7 +65,7 @@ fn steps(full: bool) -> Vec<Step> {
         Step::new("documentation", "doc --workspace --no-deps --locked").env("RUSTDOCFLAGS", "-D warnings"),
         // The README's own command; the tidy checks are among its tests.
         Step::new("tests", "xtask test"),
-        Step::new("guests", "test --package xtask --package kiln-vmm --test guests --test requests --locked -- --ignored --test-threads=2")
+        Step::new("guests", "test --package xtask --package kiln-vmm --package kiln-suites --test guests --test requests --test failures --locked -- --ignored --test-threads=2")
             .of_skipped(),
         Step::new("smoke", "xtask smoke"),
     ];
