@@ -105,7 +105,7 @@ mod a_case {
 mod noise {
     use super::*;
 
-    const WARNING: &str = "<4>WARNING: CPU: 0 PID: 1 at made/up.c:1 nobody+0x1/0x2";
+    const WARNING: &str = "<4>WARNING: CPU: 0 PID: 1 at made/up.c:1 nobody+0x1/0x2\n";
 
     #[guest_test]
     fn a_warning_is_printed() -> io::Result<()> {

@@ -9,8 +9,9 @@ use kiln::guest_test;
 #[guest_test]
 fn log_begins_where_the_case_does() -> io::Result<()> {
     assert!(!dmesg()?.contains("Linux version"));
-    fs::write("/dev/kmsg", "<6>said by a case; with a semicolon")?;
-    assert!(dmesg()?.lines().any(|line| line == "said by a case; with a semicolon"));
+    fs::write("/dev/kmsg", "<6>said by a case; with a semicolon\n")?;
+    let log = dmesg()?;
+    assert!(log.lines().any(|line| line == "said by a case; with a semicolon"), "{log:?}");
     Ok(())
 }
 
