@@ -76,8 +76,8 @@ pub fn main(suite: &'static str) -> ExitCode {
 /// Tells what the cases that `arguments` choose need beside this binary.
 fn print_cargo(arguments: &Arguments, cases: &[Case]) -> ExitCode {
     let chosen = cases.iter().filter(|case| {
-        let name = Trial::test(case.name.clone(), || Ok(())).with_ignored_flag(case.ignored.is_some());
-        !arguments.is_filtered_out(&name)
+        let trial = Trial::test(case.name.clone(), || Ok(())).with_ignored_flag(case.ignored.is_some());
+        !arguments.is_filtered_out(&trial) && !arguments.is_ignored(&trial)
     });
     match serde_json::to_writer(io::stdout(), &Cargo::of(chosen)) {
         Ok(()) => ExitCode::SUCCESS,

@@ -73,3 +73,12 @@ fn access_that_leaves_its_ports_panics() {
     let ports = kiln::guest::Ports::take(kiln::protocol::addresses::POST, 1).unwrap();
     ports.write16(0, 0);
 }
+
+#[guest_test(kernel = "6.12", loadable = ["loop"])]
+#[ignore = "fetches a second kernel"]
+fn case_boots_the_kernel_that_it_asks_for() -> io::Result<()> {
+    let release = Sysfs::at("/proc/sys/kernel").read("osrelease")?;
+    assert!(release.starts_with("6.12."), "{release}");
+    // Its modules are its own, too.
+    Module::load("loop", "")?.unload()
+}
