@@ -2,6 +2,23 @@
 //!
 //! A test target has `harness = false`, its cases, and [`crate::main!`]. The command line is libtest's, so filters,
 //! `--list`, `--exact`, nextest and the run buttons of editors work.
+//!
+//! ```ignore
+//! fn disk() -> Block { … }
+//!
+//! #[guest_test(cpus = 2, disk = scratch("16M"))]   // the body runs in the guest
+//! #[case::first(0)]
+//! #[case::last(32767)]
+//! fn sector_comes_back_as_it_was_written(sector: u64, #[from(disk)] disk: Block) -> io::Result<()> { … }
+//!
+//! #[vm_test(timeout = 60)]                         // the body runs on the host, a booted guest in hand
+//! fn guest_answers_on_its_console(guest: &mut Guest) -> Result<(), GuestError> { … }
+//!
+//! kiln::main!();
+//! ```
+//!
+//! A case fails for what it asserts, for how its guest ended, and for what it left behind: see
+//! [`Options::allow_warning`].
 
 mod attempt;
 mod case;

@@ -189,13 +189,16 @@ fn first_line(text: &str) -> String {
 /// What there is to be said of a case that failed: what it said, the verdict, where its processors stood, the last of
 /// the console, and where the evidence is.
 fn told(directory: &RunDirectory, report: &Report, said: &str) -> String {
+    let reason = report.reason();
+    // What the reason quotes whole is said once.
+    let said = if report.verdict != Verdict::Assertion && reason.contains(said.trim()) { "" } else { said };
     let mut text = sanitize(said.trim_end().as_bytes());
     if !text.is_empty() {
         text.push('\n');
     }
     // A case that said what failed needs no second word on it.
     if said.is_empty() || report.verdict != Verdict::Assertion {
-        text.push_str(&format!("{}\n", sanitize(report.reason().as_bytes())));
+        text.push_str(&format!("{}\n", sanitize(reason.as_bytes())));
     }
     // Where the kernel tells by itself what happened, its words are worth more.
     let silent = matches!(
