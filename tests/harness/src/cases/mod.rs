@@ -3,7 +3,7 @@
 //! A test target has `harness = false`, its cases, and [`crate::main!`]. The command line is libtest's, so filters,
 //! `--list`, `--exact`, nextest and the run buttons of editors work.
 //!
-//! ```ignore
+//! ```text
 //! fn disk() -> Block { … }
 //!
 //! #[guest_test(cpus = 2, disk = scratch("16M"))]   // the body runs in the guest
