@@ -15,7 +15,7 @@ pub mod run;
 pub mod verdict;
 
 pub use kiln_fixtures as fixtures;
-pub use kiln_macros::{guest_test, vm_test};
+pub use kiln_macros::{guest_test, host_test, vm_test};
 pub use kiln_protocol as protocol;
 pub use kiln_rootfs as rootfs;
 pub use kiln_vmm as vmm;

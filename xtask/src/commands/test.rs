@@ -6,8 +6,8 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
-use kiln::cases::Ignored;
-use kiln::gate::{self, Needs};
+use kiln::cases::{Cause, Ignored};
+use kiln::gate;
 use kiln::lab;
 use kiln::rootfs::cache::Cache;
 use kiln::run::{Accel, Recipe, choose};
@@ -31,6 +31,14 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE")]
     manifest_path: Option<PathBuf>,
 
+    /// The kernel of cases that ask for none: a file, or as much of a packaged one's release as matters
+    #[arg(long, value_name = "FILE|RELEASE")]
+    kernel: Option<PathBuf>,
+
+    /// The folder with that kernel's modules (…/lib/modules/RELEASE)
+    #[arg(long, value_name = "DIR", requires = "kernel")]
+    modules_dir: Option<PathBuf>,
+
     #[command(flatten)]
     accel: AccelOption,
 
@@ -46,8 +54,12 @@ struct Own {
 }
 
 /// Runs the suite: on this host what it can run, in the lab the binaries whose cases need more.
-pub(crate) fn run(args: Args) -> Result<Exit> {
+pub(crate) fn run(mut args: Args) -> Result<Exit> {
     let json = args.json.to();
+    // cargo runs each test in its package's folder: a relative path means the caller's.
+    for path in [&mut args.kernel, &mut args.modules_dir].into_iter().flatten().filter(|path| path.exists()) {
+        *path = std::path::absolute(&*path).context("failed to find the current folder")?;
+    }
     let cache = Cache::open(None)?;
     let level = gate::host_level();
     let accel = match choose(guest::choice(args.accel.accel), level) {
@@ -87,6 +99,11 @@ fn on_this_host(args: &Args, cache: &Cache, accel: Accel) -> Result<Ran> {
         step = step.arg("--").arg(filter);
     }
     let mode = if accel == Accel::Kvm { "require" } else { "auto" };
+    for (name, path) in [(lab::GUEST_KERNEL, &args.kernel), (lab::GUEST_MODULES, &args.modules_dir)] {
+        if let Some(path) = path {
+            step = step.env(name, path);
+        }
+    }
     // cargo runs each test in its package's folder: the cache must not be looked for from there.
     step.env(gate::MODE_VARIABLE, mode)
         .env("KILN_CACHE", cache.root())
@@ -103,7 +120,7 @@ fn left_over(log: &PathBuf) -> Result<BTreeSet<PathBuf>> {
     for line in text.lines() {
         let case: Ignored =
             serde_json::from_str(line).with_context(|| format!("failed to read {}", log.display()))?;
-        if case.needs > Needs::Nothing {
+        if case.cause == Cause::Gate {
             binaries.insert(case.binary);
         }
     }
@@ -116,7 +133,7 @@ fn in_the_lab(args: &Args, cache: &Cache, binaries: &BTreeSet<PathBuf>, json: &J
     let mut out = Counting { stream: ui::stream(json), pending: Vec::new(), tally: Tally::default() };
     let statuses = lab::run_tests(
         cache,
-        &Recipe::default(),
+        &Recipe { kernel: args.kernel.clone(), modules_dir: args.modules_dir.clone(), ..Recipe::default() },
         &binaries,
         &arguments,
         (&mut out, &mut io::stderr()),

@@ -114,6 +114,12 @@ impl Client {
         Ok(Self { inner: Arc::new(Inner { shared, hello }) })
     }
 
+    /// Whether the connection is over: nothing more can be asked.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        self.inner.shared.requests().end.is_some()
+    }
+
     /// What the agent said of itself.
     #[must_use]
     pub fn hello(&self) -> &Hello {

@@ -1,6 +1,7 @@
 //! What a case is.
 
 use std::fmt::Debug;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::Guest;
@@ -23,6 +24,17 @@ pub struct Case {
     pub lacks: Option<String>,
     /// What it does.
     pub body: Body,
+    /// Why its author wants it ignored, if they do; empty without a reason.
+    pub ignored: Option<&'static str>,
+    /// That it is to panic, if it is.
+    pub panics: Option<ShouldPanic>,
+}
+
+/// A case that passes by its panic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ShouldPanic {
+    /// What the panic's message is to hold.
+    pub expected: Option<&'static str>,
 }
 
 /// What a case does, and where.
@@ -38,12 +50,20 @@ pub enum Body {
 /// The machine that a case asks for.
 #[derive(Clone, Debug)]
 pub struct Options {
+    /// The kernel: a packaged one's release, or a file of the crate's; the run's own if none is given.
+    pub kernel: Option<&'static str>,
     /// How many vCPUs.
     pub cpus: u32,
     /// Guest RAM in MiB.
     pub memory_mib: u64,
     /// The disks, in order.
     pub disks: Vec<Disk>,
+    /// Files of the crate's, and where they are in the guest.
+    pub files: Vec<(&'static str, &'static str)>,
+    /// Modules of the kernel's that are loaded before the case, beside those that the machine needs.
+    pub modules: Vec<&'static str>,
+    /// Modules that are in the guest and not loaded; what they depend on is.
+    pub loadable: Vec<&'static str>,
     /// The limit on the machine's clock.
     pub timeout: Duration,
     /// What is added to the kernel's command line.
@@ -52,19 +72,37 @@ pub struct Options {
     pub console: bool,
     /// Whether the machine has a control socket.
     pub control: bool,
+    /// Whether what the kernel warns of, a taint and a module that is left behind are no failures.
+    pub allow_warning: bool,
+    /// The crate's folder, which its files are looked for in.
+    pub folder: &'static str,
 }
 
 impl Default for Options {
     fn default() -> Self {
         Self {
+            kernel: None,
             cpus: 1,
             memory_mib: 256,
             disks: Vec::new(),
+            files: Vec::new(),
+            modules: Vec::new(),
+            loadable: Vec::new(),
             timeout: Duration::from_secs(120),
             append: "",
             console: false,
             control: false,
+            allow_warning: false,
+            folder: "",
         }
+    }
+}
+
+impl Options {
+    /// Where the crate's file `name` is.
+    #[must_use]
+    pub(super) fn file(&self, name: &str) -> PathBuf {
+        Path::new(self.folder).join(name)
     }
 }
 
@@ -73,12 +111,16 @@ impl Default for Options {
 pub enum Disk {
     /// An empty disk of so many bytes, which goes with the case.
     Scratch(u64),
+    /// The same, which the guest can't write to.
+    ReadOnly(u64),
+    /// A file of the crate's, which the guest can't write to.
+    Image(&'static str),
 }
 
 impl Case {
     /// A case that runs in this process; `path` is its module path.
     pub fn host(path: &str, needs: Needs, body: impl FnOnce() -> Outcome + Send + 'static) -> Self {
-        Self { name: without_crate(path), needs, lacks: None, body: Body::Host(Box::new(body)) }
+        Self::new(path, needs, Body::Host(Box::new(body)))
     }
 
     /// The case, which needs something besides KVM: `lacks` says what, if this host has it not.
@@ -90,13 +132,37 @@ impl Case {
     /// A case that runs in the guest.
     #[must_use]
     pub fn guest(path: &str, options: Options, body: fn() -> Outcome) -> Self {
-        Self { name: without_crate(path), needs: Needs::Linux, lacks: None, body: Body::Guest(options, body) }
+        Self::new(path, Needs::Linux, Body::Guest(options, body))
     }
 
     /// A case that runs here with a guest in hand.
     #[must_use]
     pub fn vm(path: &str, options: Options, body: fn(&mut Guest) -> Outcome) -> Self {
-        Self { name: without_crate(path), needs: Needs::Linux, lacks: None, body: Body::Vm(options, body) }
+        Self::new(path, Needs::Linux, Body::Vm(options, body))
+    }
+
+    fn new(path: &str, needs: Needs, body: Body) -> Self {
+        Self { name: without_crate(path), needs, lacks: None, body, ignored: None, panics: None }
+    }
+
+    /// The case, ignored unless it is asked for.
+    #[must_use]
+    pub fn ignore(self, why: &'static str) -> Self {
+        Self { ignored: Some(why), ..self }
+    }
+
+    /// The case, which passes if it panics, with `expected` in the message.
+    #[must_use]
+    pub fn should_panic(self, expected: Option<&'static str>) -> Self {
+        Self { panics: Some(ShouldPanic { expected }), ..self }
+    }
+
+    /// The machine that it asks for, if it is to have one.
+    pub(super) fn options(&self) -> Option<&Options> {
+        match &self.body {
+            Body::Host(_) => None,
+            Body::Guest(options, _) | Body::Vm(options, _) => Some(options),
+        }
     }
 }
 
@@ -117,7 +183,7 @@ impl IntoOutcome for () {
 
 impl<T: IntoOutcome, E: Debug> IntoOutcome for Result<T, E> {
     fn into_outcome(self) -> Outcome {
-        self.map_err(|error| format!("{error:?}"))?.into_outcome()
+        self.map_err(|error| format!("Error: {error:?}"))?.into_outcome()
     }
 }
 

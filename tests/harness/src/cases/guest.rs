@@ -1,164 +1,26 @@
-//! Cases with a machine: booted fresh for each, torn down with it.
+//! A booted guest, in the hands of a case on the host.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
-use kiln_rootfs::cache::Cache;
-use kiln_rootfs::kernel::KernelFiles;
-use kiln_rootfs::progress::Silent;
-use kiln_vmm::config::DiskConfig;
+use kiln_vmm::dump::VcpuDump;
 use kiln_vmm::machine::Controller;
+use regex_lite::Regex;
 
-use super::run::GUEST_CASE;
-use super::{Disk, Options, Outcome};
+use super::error::{Fault, GuestError};
 use crate::agent::{AgentError, Client, Command, ProcessEvent, Status};
-use crate::console::sanitize;
-use crate::evidence::{RunDirectory, runs_root};
-use crate::run::{
-    CommandPlan, Plan, Recipe, Report, Task, TaskIo, execute, execute_with, hold_of_environment,
-    machine_name, vmlinux_of,
-};
-use crate::verdict::Verdict;
+use crate::console::Missed;
+use crate::run::Session;
 
-/// What all machines of this process boot: made once.
-struct Prepared {
-    cache: Cache,
-    kernel: KernelFiles,
-    vmlinux: PathBuf,
-    image: PathBuf,
-    own: PathBuf,
-}
-
-/// The kernel and the image with this binary in it.
-fn prepared() -> Result<&'static Prepared, String> {
-    static PREPARED: OnceLock<Result<Prepared, String>> = OnceLock::new();
-    let prepare = || -> Result<Prepared, Box<dyn std::error::Error>> {
-        let cache = Cache::open(None)?;
-        let own = std::env::current_exe()?;
-        let mut recipe = Recipe::of_environment();
-        recipe.image.execs.push(own.clone());
-        let kernel = recipe.kernel(&cache, &Silent)?;
-        let vmlinux = vmlinux_of(&cache, &kernel.image)?.unwrap_or_else(|| kernel.image.clone());
-        let image = recipe.image(&cache, &kernel, &Silent)?;
-        Ok(Prepared { cache, kernel, vmlinux, image, own })
-    };
-    PREPARED
-        .get_or_init(|| prepare().map_err(|error| kiln_vmm::chain(&*error)))
-        .as_ref()
-        .map_err(Clone::clone)
-}
-
-/// A case's machine, its directory, and the scratch disks that go with it.
-struct Stage {
-    plan: Plan,
-    directory: Arc<RunDirectory>,
-    disks: Vec<tempfile::NamedTempFile>,
-    own: &'static Path,
-}
-
-fn stage(suite: &str, case: &str, options: &Options, task: Task) -> Result<Stage, String> {
-    let prepared = prepared()?;
-    let io = |error: io::Error| error.to_string();
-    let directory = RunDirectory::begin(&runs_root(prepared.cache.root()), suite, case).map_err(io)?;
-    let mut disks = Vec::new();
-    for Disk::Scratch(size) in &options.disks {
-        let file = tempfile::NamedTempFile::new().map_err(io)?;
-        file.as_file().set_len(*size).map_err(io)?;
-        disks.push(file);
-    }
-    let recipe = Recipe {
-        kernel: Some(prepared.kernel.image.clone()),
-        cpus: options.cpus,
-        memory: Some(options.memory_mib << 20),
-        append: options.append.to_owned(),
-        disks: disks
-            .iter()
-            .map(|file| DiskConfig { path: file.path().to_owned(), read_only: false })
-            .collect(),
-        timeout: options.timeout,
-        ..Recipe::default()
-    };
-    let mut machine = recipe.machine(&prepared.vmlinux, prepared.image.clone());
-    machine.virtio_console = options.console;
-    machine.name = options.control.then(|| machine_name(directory.relative()));
-    // Evidence that can't be written (a full disk) must not change the outcome.
-    let _ = directory.json("machine.json", &machine);
-    let hold = hold_of_environment();
-    let plan = Plan { machine, timeout: options.timeout, task, show_console: false, hold };
-    Ok(Stage { plan, directory: Arc::new(directory), disks, own: &prepared.own })
-}
-
-/// Runs the guest half of a case in a fresh machine.
-pub(super) fn in_guest(suite: &str, case: &str, options: &Options) -> Outcome {
-    let mut stage = stage(suite, case, options, Task::Boot)?;
-    let backtrace = std::env::var("RUST_BACKTRACE").unwrap_or_default();
-    stage.plan.task = Task::Command(CommandPlan {
-        argv: vec![stage.own.to_string_lossy().into_owned()],
-        env: vec![(GUEST_CASE.to_owned(), case.to_owned()), ("RUST_BACKTRACE".to_owned(), backtrace)],
-        cwd: None,
-        terminal: None,
-    });
-    let (mut out, mut err) = (Vec::new(), Vec::new());
-    let io = TaskIo { stdin: None, stdout: &mut out, stderr: &mut err, console: None, line: None };
-    let report = execute(&stage.plan, &stage.directory, io);
-    out.extend(err);
-    finish(stage, &report, &out)
-}
-
-/// Runs `body` here, with a fresh machine's guest in hand.
-pub(super) fn with_guest(
-    suite: &str,
-    case: &str,
-    options: &Options,
-    body: fn(&mut Guest) -> Outcome,
-) -> Outcome {
-    let stage = stage(suite, case, options, Task::Boot)?;
-    let disks = stage.disks.iter().map(|file| file.path().to_owned()).collect();
-    let name = stage.plan.machine.name.clone();
-    let report = execute_with(&stage.plan, &stage.directory, |client, console, machine| {
-        body(&mut Guest { client, machine, disks, console, name })
-    });
-    finish(stage, &report, &[])
-}
-
-/// The case's outcome: on failure what was said, the last of the console, and where the evidence is.
-fn finish(stage: Stage, report: &Report, said: &[u8]) -> Outcome {
-    let path = stage.directory.path();
-    drop(stage.disks);
-    if report.verdict == Verdict::Passed {
-        if let Some(directory) = Arc::into_inner(stage.directory) {
-            // What can't be removed is in nobody's way.
-            let _left = directory.discard();
-        }
-        return Ok(());
-    }
-    let mut text = sanitize(said);
-    if !text.is_empty() && !text.ends_with('\n') {
-        text.push('\n');
-    }
-    // A case that said what failed needs no second word on it.
-    if said.is_empty() || report.verdict != Verdict::Assertion {
-        text.push_str(&format!("{}\n", sanitize(report.reason().as_bytes())));
-    }
-    if !report.tail.is_empty() {
-        text.push_str("the last of the console:\n");
-        for line in &report.tail {
-            text.push_str(&format!("  {}\n", sanitize(line.as_bytes())));
-        }
-    }
-    text.push_str(&format!("evidence: {}", path.display()));
-    Err(text)
-}
+type Result<T> = std::result::Result<T, GuestError>;
 
 /// A booted guest, in the hands of a case on the host.
 pub struct Guest {
-    client: Client,
-    machine: Controller,
+    session: Session,
     disks: Vec<PathBuf>,
-    console: Option<UnixStream>,
     name: Option<String>,
 }
 
@@ -174,29 +36,41 @@ pub struct Output {
 }
 
 impl Guest {
+    pub(super) fn new(session: Session, disks: Vec<PathBuf>, name: Option<String>) -> Self {
+        Self { session, disks, name }
+    }
+
+    pub(super) fn session(&self) -> &Session {
+        &self.session
+    }
+
+    pub(super) fn into_session(self) -> Session {
+        self.session
+    }
+
     /// The connection to the guest's agent.
     #[must_use]
     pub fn client(&self) -> &Client {
-        &self.client
+        self.session.client()
     }
 
-    /// The machine that it runs in: pause, interrupts, registers.
+    /// The machine that it runs in, for what this type has no word for.
     #[must_use]
     pub fn machine(&self) -> &Controller {
-        &self.machine
+        self.session.machine()
     }
 
     /// The host's end of the virtio console, for a case that asked for one: what is written to it the guest reads
     /// from `/dev/hvc0`, and the other way round.
     pub fn console(&mut self) -> Option<&mut UnixStream> {
-        self.console.as_mut()
+        self.session.console()
     }
 
     /// A connection to the machine's control socket, for a case that asked for one.
     ///
     /// # Errors
     /// The case did not, or the machine does not answer.
-    pub fn control(&self) -> Result<kiln_vmm::control::Client, kiln_vmm::control::ClientError> {
+    pub fn control(&self) -> std::result::Result<kiln_vmm::control::Client, kiln_vmm::control::ClientError> {
         kiln_vmm::control::Client::connect(self.name.as_deref().unwrap_or_default())
     }
 
@@ -219,17 +93,150 @@ impl Guest {
     ///
     /// # Errors
     /// The guest can't run it, or its agent is lost.
-    pub fn run(&self, argv: &[&str]) -> Result<Output, AgentError> {
+    pub fn run(&self, argv: &[&str]) -> Result<Output> {
         let argv = argv.iter().map(|word| (*word).to_owned()).collect();
-        let mut process = self.client.exec(Command { argv, ..Command::default() })?;
-        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
-        loop {
-            match process.next_event()? {
-                ProcessEvent::Started(_) | ProcessEvent::Events(_) => {}
-                ProcessEvent::Stdout(bytes) => stdout.extend(bytes),
-                ProcessEvent::Stderr(bytes) => stderr.extend(bytes),
-                ProcessEvent::Exited(status) => return Ok(Output { status, stdout, stderr }),
+        let run = || {
+            let mut process = self.client().exec(Command { argv, ..Command::default() })?;
+            let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+            loop {
+                match process.next_event()? {
+                    ProcessEvent::Started(_) | ProcessEvent::Events(_) => {}
+                    ProcessEvent::Stdout(bytes) => stdout.extend(bytes),
+                    ProcessEvent::Stderr(bytes) => stderr.extend(bytes),
+                    ProcessEvent::Exited(status) => return Ok(Output { status, stdout, stderr }),
+                }
+                self.session.heard();
             }
+        };
+        run().map_err(|error: AgentError| self.error(error))
+    }
+
+    /// Reads a file in the guest.
+    ///
+    /// # Errors
+    /// The guest refused, or its agent is lost.
+    pub fn read(&self, path: &str) -> Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        self.client().get(path, &mut bytes).map_err(|error| self.error(error))?;
+        Ok(bytes)
+    }
+
+    /// Reads a file of text in the guest; what is no UTF-8 in it is replaced.
+    ///
+    /// # Errors
+    /// As [`Guest::read`].
+    pub fn read_text(&self, path: &str) -> Result<String> {
+        Ok(String::from_utf8_lossy(&self.read(path)?).into_owned())
+    }
+
+    /// Writes a file in the guest, which takes its place whole; a device, or a file of `/proc` and `/sys`, is written
+    /// straight.
+    ///
+    /// # Errors
+    /// As [`Guest::read`].
+    pub fn write(&self, path: &str, mut bytes: impl Read) -> Result<()> {
+        self.client().put(path, 0o644, &mut bytes).map_err(|error| self.error(error))
+    }
+
+    /// Copies a file of the host's into the guest.
+    ///
+    /// # Errors
+    /// It can't be read, or as [`Guest::write`].
+    pub fn copy_in(&self, from: &Path, to: &str) -> Result<()> {
+        let file = File::open(from).map_err(|error| self.error(Fault::Host(error)))?;
+        self.write(to, file)
+    }
+
+    /// Copies a file of the guest's to the host.
+    ///
+    /// # Errors
+    /// It can't be written here, or as [`Guest::read`].
+    pub fn copy_out(&self, from: &str, to: &Path) -> Result<()> {
+        let bytes = self.read(from)?;
+        let written = File::create(to).and_then(|mut file| file.write_all(&bytes));
+        written.map_err(|error| self.error(Fault::Host(error)))
+    }
+
+    /// Waits until a line of the console (the UART) has `pattern` in it, and returns the line as far as it has come.
+    /// The first call looks at all that the guest said since it was started, another at what follows the last match.
+    /// The pattern is a regular expression, and is looked for in each line by itself.
+    ///
+    /// # Errors
+    /// It is none, the console did not show it in time, or the machine ended before.
+    pub fn wait_for_console(&self, pattern: &str, timeout: Duration) -> Result<String> {
+        let regex = Regex::new(pattern).map_err(|error| self.error(error))?;
+        self.session.search().wait(&regex, Instant::now() + timeout).map_err(|missed| {
+            let pattern = pattern.to_owned();
+            self.error(match missed {
+                Missed::Late => Fault::Silent { pattern, waited: timeout },
+                Missed::Over => Fault::Ended { pattern },
+            })
+        })
+    }
+
+    /// Has the kernel do what `key` stands for (Documentation/admin-guide/sysrq.rst), by way of the agent and
+    /// `/proc/sysrq-trigger`, which knows no mask. A key that ends the guest (`b`, `c`, `o`) takes the agent with it:
+    /// that is no error.
+    ///
+    /// # Errors
+    /// The kernel has no sysrq, or the agent is lost over another key.
+    pub fn sysrq(&self, key: char) -> Result<()> {
+        let mut bytes = [0; 4];
+        let text = key.encode_utf8(&mut bytes);
+        match self.client().put("/proc/sysrq-trigger", 0o200, &mut text.as_bytes()) {
+            Err(AgentError::Lost) if matches!(key, 'b' | 'c' | 'o') => Ok(()),
+            other => other.map_err(|error| self.error(error)),
         }
+    }
+
+    /// Gives vCPU `cpu` a non-maskable interrupt.
+    ///
+    /// # Errors
+    /// As [`Controller::nmi`].
+    pub fn nmi(&self, cpu: u32) -> Result<()> {
+        self.machine().nmi(cpu).map_err(|error| self.error(error))
+    }
+
+    /// Stops every vCPU until [`Guest::resume`]. Whatever is asked of the agent meanwhile waits for that.
+    ///
+    /// # Errors
+    /// As [`Controller::pause`].
+    pub fn pause(&self) -> Result<()> {
+        self.machine().pause().map_err(|error| self.error(error))
+    }
+
+    /// Lets the vCPUs go on.
+    ///
+    /// # Errors
+    /// As [`Controller::resume`].
+    pub fn resume(&self) -> Result<()> {
+        self.machine().resume().map_err(|error| self.error(error))
+    }
+
+    /// Lays every vCPU open: registers, code, stack, with the kernel's names.
+    ///
+    /// # Errors
+    /// As [`Controller::dump`].
+    pub fn dump(&self) -> Result<Vec<VcpuDump>> {
+        self.machine().dump().map_err(|error| self.error(error))
+    }
+
+    /// Cuts the power: the guest ends between two instructions, and by the return nothing writes to its disks any
+    /// more. Only [`Guest::open_disk`] and [`Guest::disk`] are of use afterwards.
+    pub fn cut_power(&mut self) {
+        self.session.cut_power();
+    }
+
+    /// Resets the machine, without a word to the guest: it boots again, with memory as new and the disks as they were
+    /// left. Returns when its agent is back.
+    ///
+    /// # Errors
+    /// The case's time is up, or the machine had ended before.
+    pub fn reset(&mut self) -> Result<()> {
+        self.session.reset().map_err(|error| self.error(error))
+    }
+
+    fn error(&self, fault: impl Into<Fault>) -> GuestError {
+        GuestError { fault: fault.into(), console: self.session.tail() }
     }
 }

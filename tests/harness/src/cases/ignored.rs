@@ -1,13 +1,16 @@
-//! The cases that a host could not run, kept for those who run them elsewhere.
+//! The cases that did not run, kept for those who run them elsewhere, or ask why.
 
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use kiln_rootfs::cache::Cache;
 use serde::{Deserialize, Serialize};
 
+use crate::evidence::{Sink, runs_root};
 use crate::gate::Needs;
+
+/// The log's name.
+const LOG: &str = "ignored.jsonl";
 
 /// A case that was ignored: one line of [`ignored_log`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,18 +23,33 @@ pub struct Ignored {
     pub binary: PathBuf,
     /// The level of KVM that it needs.
     pub needs: Needs,
+    /// Who ignored it.
+    pub cause: Cause,
     /// Why it was ignored.
     pub reason: String,
+}
+
+/// Who ignored a case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Cause {
+    /// The gate: this host, or `KILN_KVM=off`, keeps it from running.
+    Gate,
+    /// Its author, by `#[ignore]`.
+    Author,
+    /// The case itself, by `skip!`.
+    Case,
 }
 
 /// Where ignored cases are noted.
 #[must_use]
 pub fn ignored_log(cache: &Cache) -> PathBuf {
-    cache.root().join("ignored.jsonl")
+    cache.root().join("runs").join(LOG)
 }
 
-/// Adds `cases` to the log, in one write: test binaries may run side by side.
-pub(super) fn note(log: &Path, cases: &[Ignored]) -> io::Result<()> {
+/// Adds `cases` to the log below `cache`, on the host outside where this is the lab; in one write, for test binaries
+/// may run side by side.
+pub(super) fn note(cache: &Path, cases: &[Ignored]) -> io::Result<()> {
     let mut text = Vec::new();
     for case in cases {
         serde_json::to_writer(&mut text, case)?;
@@ -40,8 +58,5 @@ pub(super) fn note(log: &Path, cases: &[Ignored]) -> io::Result<()> {
     if text.is_empty() {
         return Ok(());
     }
-    if let Some(folder) = log.parent() {
-        fs::create_dir_all(folder)?;
-    }
-    OpenOptions::new().append(true).create(true).open(log)?.write_all(&text)
+    Sink::of_this_process(&runs_root(cache))?.append(LOG, &text)
 }

@@ -2,25 +2,26 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
-use std::panic::{self, AssertUnwindSafe};
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 
 use kiln_rootfs::cache::Cache;
 use kiln_rootfs::progress::Silent;
-use libtest_mimic::{Arguments, Conclusion, Failed, Trial};
+use libtest_mimic::{Arguments, Completion, Conclusion, Failed, Trial};
 
-use super::ignored::{self, Ignored};
-use super::{Body, CASES, Case, guest};
+use super::attempt::{End, attempt};
+use super::ignored::{self, Cause, Ignored};
+use super::inside::{self, FAILED, GUEST_CASE, GUEST_LOG};
+use super::pool::Pool;
+use super::prepared::Cargo;
+use super::{Body, CASES, Case, stage};
 use crate::gate::{self, Decision, Mode, Needs, decide};
 use crate::lab::{self, IN_LAB};
 use crate::run::Recipe;
 
-/// Names the case that a test binary, carried into a guest, is to run.
-pub(super) const GUEST_CASE: &str = "KILN_GUEST_CASE";
-/// The exit status of a case that failed in the guest: a Rust panic's.
-const FAILED: u8 = 101;
+/// Has a test binary print what its cases need beside itself, as JSON, in the place of a run.
+pub(crate) const CARGO: &str = "KILN_PRINT_CARGO";
 
 /// How many cases failed only because this host can't run them.
 static REFUSED: AtomicU64 = AtomicU64::new(0);
@@ -31,9 +32,15 @@ pub fn main(suite: &'static str) -> ExitCode {
     let mut cases: Vec<Case> = CASES.iter().flat_map(|cases| cases()).collect();
     cases.sort_by(|a, b| a.name.cmp(&b.name));
     if let Ok(name) = std::env::var(GUEST_CASE) {
-        return in_guest(&name, cases);
+        return inside::main(&name, cases);
     }
-    let arguments = Arguments::from_args();
+    if std::env::var_os(GUEST_LOG).is_some() {
+        return inside::print_log();
+    }
+    let mut arguments = Arguments::from_args();
+    if std::env::var_os(CARGO).is_some() {
+        return print_cargo(&arguments, &cases);
+    }
     let mode = match Mode::of_environment() {
         Ok(mode) => mode,
         Err(error) => return refused(&error.to_string()),
@@ -41,17 +48,41 @@ pub fn main(suite: &'static str) -> ExitCode {
     if mode == Mode::Lab && std::env::var_os(IN_LAB).is_none() && !arguments.list {
         return in_lab();
     }
-    let (trials, ignored) = gated(suite, mode, cases);
+    let skipped: Arc<Mutex<Vec<Ignored>>> = Arc::default();
+    let mut pool = Pool::default();
+    let (trials, ignored) = gated(suite, mode, cases, &arguments, &mut pool, &skipped);
     // nextest lists first, and then runs each case by its name: the reasons are told with the list.
     if !arguments.ignored && !arguments.exact {
-        tell(&ignored);
+        tell(&ignored, "ignored");
+        // In the lab, the host outside has noted them.
+        if std::env::var_os(IN_LAB).is_none() {
+            note(&ignored);
+        }
     }
     let any = !trials.is_empty();
-    let conclusion = libtest_mimic::run(&arguments, trials);
+    // The threads are the pool's: the runner has one, and so prints in the order of the list.
+    let cores = || std::thread::available_parallelism().map_or(1, Into::into);
+    let threads = arguments.test_threads.replace(1).unwrap_or_else(cores);
+    let conclusion = pool.run(threads, || libtest_mimic::run(&arguments, trials));
+    let skipped = std::mem::take(&mut *skipped.lock().unwrap_or_else(PoisonError::into_inner));
+    tell(&skipped, "skipped itself");
+    note(&skipped);
     if !arguments.list && any {
         close(suite, mode, &conclusion);
     }
     conclusion.exit_code()
+}
+
+/// Tells what the cases that `arguments` choose need beside this binary.
+fn print_cargo(arguments: &Arguments, cases: &[Case]) -> ExitCode {
+    let chosen = cases.iter().filter(|case| {
+        let trial = Trial::test(case.name.clone(), || Ok(())).with_ignored_flag(case.ignored.is_some());
+        !arguments.is_filtered_out(&trial) && !arguments.is_ignored(&trial)
+    });
+    match serde_json::to_writer(io::stdout(), &Cargo::of(chosen)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => refused(&error.to_string()),
+    }
 }
 
 /// Writes a line to standard error, in one piece: others write there too.
@@ -64,19 +95,6 @@ fn refused(why: &str) -> ExitCode {
     ExitCode::from(FAILED)
 }
 
-/// Runs one case, in the guest: what a panic says goes to standard error as on a host.
-fn in_guest(name: &str, cases: Vec<Case>) -> ExitCode {
-    let Some(Case { body: Body::Guest(_, body), .. }) = cases.into_iter().find(|case| case.name == name)
-    else {
-        return refused(&format!("this binary has no guest case {name}"));
-    };
-    match panic::catch_unwind(AssertUnwindSafe(body)) {
-        Ok(Ok(())) => ExitCode::SUCCESS,
-        Ok(Err(error)) => refused(&error),
-        Err(_) => ExitCode::from(FAILED),
-    }
-}
-
 /// Runs this same binary, with the same arguments, in the lab.
 fn in_lab() -> ExitCode {
     let run = || -> Result<u8, String> {
@@ -84,15 +102,23 @@ fn in_lab() -> ExitCode {
         let own = std::env::current_exe().map_err(|error| error.to_string())?;
         let arguments: Vec<String> = std::env::args().skip(1).collect();
         let streams: (&mut dyn Write, &mut dyn Write) = (&mut io::stdout(), &mut io::stderr());
-        let statuses = lab::run_tests(&cache, &Recipe::default(), &[own], &arguments, streams, &Silent)
-            .map_err(|error| kiln_vmm::chain(&error))?;
+        let statuses =
+            lab::run_tests(&cache, &Recipe::of_environment(), &[own], &arguments, streams, &Silent)
+                .map_err(|error| kiln_vmm::chain(&error))?;
         Ok(statuses.into_iter().max().unwrap_or(FAILED))
     };
     run().map_or_else(|why| refused(&why), ExitCode::from)
 }
 
-/// The cases as libtest's runner wants them, and those that this host can't run.
-fn gated(suite: &'static str, mode: Mode, cases: Vec<Case>) -> (Vec<Trial>, Vec<Ignored>) {
+/// The cases as libtest's runner wants them, and those that won't run unless they are asked for.
+fn gated(
+    suite: &'static str,
+    mode: Mode,
+    cases: Vec<Case>,
+    arguments: &Arguments,
+    pool: &mut Pool,
+    skipped: &Arc<Mutex<Vec<Ignored>>>,
+) -> (Vec<Trial>, Vec<Ignored>) {
     let binary = std::env::current_exe().unwrap_or_default();
     let mut ignored = Vec::new();
     let trials = cases.into_iter().map(|case| {
@@ -108,20 +134,50 @@ fn gated(suite: &'static str, mode: Mode, cases: Vec<Case>) -> (Vec<Trial>, Vec<
             (decision, _) => decision,
         };
         let name = case.name.clone();
+        let note = Ignored {
+            suite: suite.to_owned(),
+            case: name.clone(),
+            binary: binary.clone(),
+            needs: case.needs,
+            cause: Cause::Author,
+            reason: case.ignored.filter(|why| !why.is_empty()).unwrap_or("#[ignore]").to_owned(),
+        };
+        let by_author = case.ignored.is_some();
+        if by_author {
+            ignored.push(note.clone());
+        }
         match decision {
-            Decision::Run => Trial::test(name, move || run(suite, case).map_err(Failed::from)),
+            Decision::Run => {
+                // One that won't run has no place in the pool.
+                let trial = Trial::test(name.clone(), || Ok(())).with_ignored_flag(by_author);
+                if arguments.list || arguments.is_filtered_out(&trial) || arguments.is_ignored(&trial) {
+                    return trial;
+                }
+                let memory = case.options().map(|options| options.memory_mib);
+                let result = pool.add(memory, move || run(suite, case));
+                let skipped = skipped.clone();
+                Trial::ignorable_test(name, move || match result.recv() {
+                    Ok(End::Passed) => Ok(Completion::Completed),
+                    Ok(End::Failed(why)) => Err(Failed::from(why)),
+                    Ok(End::Skipped(reason)) => {
+                        let note = Ignored { cause: Cause::Case, reason: reason.clone(), ..note };
+                        skipped.lock().unwrap_or_else(PoisonError::into_inner).push(note);
+                        Ok(Completion::ignored_with(reason))
+                    }
+                    Err(mpsc::RecvError) => Err(Failed::from("the thread that ran it died")),
+                })
+                .with_ignored_flag(by_author)
+            }
             Decision::Fail(why) => Trial::test(name, move || {
                 REFUSED.fetch_add(1, Ordering::Relaxed);
                 Err(Failed::from(why))
-            }),
+            })
+            .with_ignored_flag(by_author),
             Decision::Ignore(why) => {
-                ignored.push(Ignored {
-                    suite: suite.to_owned(),
-                    case: name.clone(),
-                    binary: binary.clone(),
-                    needs: case.needs,
-                    reason: why.clone(),
-                });
+                // One that nobody asked for is not to be run elsewhere either.
+                if !by_author {
+                    ignored.push(Ignored { cause: Cause::Gate, reason: why.clone(), ..note });
+                }
                 // Asked for by `--ignored`, it says why it can't be had.
                 Trial::test(name, move || Err(Failed::from(why))).with_ignored_flag(true)
             }
@@ -130,27 +186,29 @@ fn gated(suite: &'static str, mode: Mode, cases: Vec<Case>) -> (Vec<Trial>, Vec<
     (trials.collect(), ignored)
 }
 
-fn run(suite: &str, case: Case) -> super::Outcome {
+fn run(suite: &str, case: Case) -> End {
     match case.body {
-        Body::Host(body) => body(),
-        Body::Guest(options, _) => guest::in_guest(suite, &case.name, &options),
-        Body::Vm(options, body) => guest::with_guest(suite, &case.name, &options, body),
+        Body::Host(body) => attempt(body, case.panics),
+        Body::Guest(options, _) => stage::in_guest(suite, &case.name, &options),
+        Body::Vm(options, body) => stage::with_guest(suite, &case.name, &options, body, case.panics),
     }
 }
 
-/// Says once for each reason how many cases it keeps from running, and notes each case.
-fn tell(ignored: &[Ignored]) {
+/// Says once for each reason how many cases it kept from running.
+fn tell(ignored: &[Ignored], how: &str) {
     let mut reasons: BTreeMap<&str, usize> = BTreeMap::new();
     for case in ignored {
         *reasons.entry(&case.reason).or_default() += 1;
     }
     for (reason, count) in reasons {
         let plural = if count == 1 { "case" } else { "cases" };
-        say(&format!("{count} {plural} ignored: {reason}"));
+        say(&format!("{count} {plural} {how}: {reason}"));
     }
-    // A cache that can't be written keeps no case from running; the reasons are on standard error.
-    let log: PathBuf = super::ignored_log(&Cache::look());
-    let _not_kept = ignored::note(&log, ignored);
+}
+
+/// Notes each of them. A cache that can't be written keeps no case from running; the reasons are on standard error.
+fn note(ignored: &[Ignored]) {
+    let _not_kept = ignored::note(Cache::look().root(), ignored);
 }
 
 /// The suite's last line: how many ran, on what, and how many did not.
@@ -174,11 +232,15 @@ mod tests {
     #[test]
     fn case_whose_host_lacks_something_is_ignored_for_that() {
         let case = || Case::host("tests::case", Needs::Nothing, || Ok(()));
-        let (trials, ignored) = gated("suite", Mode::Auto, vec![case().lacking(None)]);
+        let gated = |mode, case| {
+            let arguments = Arguments::default();
+            gated("suite", mode, vec![case], &arguments, &mut Pool::default(), &Arc::default())
+        };
+        let (trials, ignored) = gated(Mode::Auto, case().lacking(None));
         assert!(ignored.is_empty() && !trials.iter().any(Trial::has_ignored_flag));
-        let (trials, ignored) =
-            gated("suite", Mode::Require, vec![case().lacking(Some("a moon".to_owned()))]);
+        let (trials, ignored) = gated(Mode::Require, case().lacking(Some("a moon".to_owned())));
         assert!(trials.iter().all(Trial::has_ignored_flag));
+        assert_eq!(ignored.iter().map(|case| case.cause).collect::<Vec<_>>(), [Cause::Gate]);
         assert_eq!(ignored.iter().map(|case| case.reason.as_str()).collect::<Vec<_>>(), ["a moon"]);
     }
 }

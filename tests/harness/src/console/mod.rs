@@ -5,8 +5,10 @@
 
 mod report;
 mod sanitize;
+mod search;
 mod watch;
 
 pub use report::classify;
 pub use sanitize::sanitize;
+pub(crate) use search::{Missed, Search};
 pub use watch::{Console, Summary};

@@ -10,12 +10,20 @@ use crate::verdict::Verdict;
 const LINE_MAX: usize = 4096;
 /// How many of the last lines are kept for the tail.
 const TAIL_LINES: usize = 40;
+/// How many lines of the first report are kept, from its header on.
+const REPORT_LINES: usize = 40;
+/// Stands in the tail for lines that are in the log only.
+const LEFT_OUT: &str = "[...]";
 
 /// Follows a console as its bytes come; bounded in memory whatever the guest prints.
 #[derive(Debug, Default)]
 pub struct Console {
     partial: Vec<u8>,
     tail: VecDeque<String>,
+    /// How many lines there were.
+    lines: usize,
+    /// The first report's lines, and the number of its header.
+    report: (usize, Vec<String>),
     first: Option<(Verdict, String)>,
     panicked: bool,
     no_port: Option<String>,
@@ -33,7 +41,7 @@ pub struct Summary {
     pub no_port: Option<String>,
     /// When the guest last printed anything.
     pub last_output: Option<Instant>,
-    /// The last lines.
+    /// The first report's lines, if there was one, and the last lines.
     pub tail: Vec<String>,
 }
 
@@ -61,8 +69,13 @@ impl Console {
             self.panicked |= verdict == Verdict::Panic;
             if self.first.is_none() {
                 self.first = Some((verdict, line.clone()));
+                self.report.0 = self.lines;
             }
         }
+        if self.first.is_some() && self.report.1.len() < REPORT_LINES {
+            self.report.1.push(line.clone());
+        }
+        self.lines += 1;
         if let Some(missing) = line.strip_prefix(NO_PORT) {
             self.no_port = Some(missing.trim().to_owned());
         }
@@ -75,7 +88,15 @@ impl Console {
     /// What was said so far; an unfinished last line counts.
     #[must_use]
     pub fn summary(&self) -> Summary {
-        let mut tail: Vec<String> = self.tail.iter().cloned().collect();
+        // Of the report, what has left the tail.
+        let first_of_tail = self.lines - self.tail.len();
+        let (header, report) = &self.report;
+        let left = first_of_tail.saturating_sub(*header).min(report.len());
+        let mut tail = report[..left].to_vec();
+        if left == report.len() && header + left < first_of_tail && left > 0 {
+            tail.push(LEFT_OUT.to_owned());
+        }
+        tail.extend(self.tail.iter().cloned());
         if !self.partial.is_empty() {
             tail.push(String::from_utf8_lossy(&self.partial).into_owned());
         }
@@ -105,6 +126,27 @@ mod tests {
         let summary = console.summary();
         assert_eq!(summary.first.unwrap().0, Verdict::Oops);
         assert!(summary.panicked);
+    }
+
+    #[test]
+    fn report_that_scrolled_away_stands_before_the_tail() {
+        let mut console = Console::default();
+        console.feed(b"before\n[ 1.0] Kernel panic - not syncing: x\n[ 1.1] Call Trace:\n");
+        for line in 2..TAIL_LINES {
+            console.feed(format!("line {line}\n").as_bytes());
+        }
+        let tail = console.summary().tail;
+        assert_eq!((tail[0].as_str(), tail.len()), ("[ 1.0] Kernel panic - not syncing: x", TAIL_LINES));
+        console.feed(b"line 40\n");
+        let tail = console.summary().tail;
+        assert_eq!(tail[..2], ["[ 1.0] Kernel panic - not syncing: x", "[ 1.1] Call Trace:"]);
+        assert_eq!(tail.len(), TAIL_LINES + 1);
+        for line in 41..200 {
+            console.feed(format!("line {line}\n").as_bytes());
+        }
+        let tail = console.summary().tail;
+        assert_eq!((tail[1].as_str(), tail[REPORT_LINES].as_str()), ("[ 1.1] Call Trace:", LEFT_OUT));
+        assert_eq!(tail.len(), REPORT_LINES + 1 + TAIL_LINES);
     }
 
     #[test]

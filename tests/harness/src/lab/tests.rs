@@ -1,15 +1,19 @@
 //! Test binaries carried into one lab, and run there one after the other.
 
-use std::io::Write;
+use std::collections::BTreeSet;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::process;
 use std::time::Duration;
 
 use kiln_rootfs::cache::Cache;
+use kiln_rootfs::kernel::{self, KernelFiles};
 use kiln_rootfs::progress::Progress;
 use kiln_rootfs::{agent, modules};
 
 use super::{Lab, LabError, LabSpec};
 use crate::agent::{AgentError, Command, ProcessEvent};
+use crate::cases::{CARGO, CARRIED, CONFIG, Cargo, Carried};
 use crate::evidence::{EVIDENCE_FD, EVIDENCE_ROOT, Replay, runs_root};
 use crate::gate::MODE_VARIABLE;
 use crate::run::{Recipe, exit_status, not_in_the_lab, pass_on, vmlinux_of};
@@ -38,18 +42,27 @@ pub fn run_tests(
     progress: &dyn Progress,
 ) -> Result<Vec<u8>, LabError> {
     not_in_the_lab();
-    let guest = recipe.kernel(cache, progress)?;
-    let image = vmlinux_of(cache, &guest.image)?.unwrap_or_else(|| guest.image.clone());
-    let release = Path::new("/kiln/modules").join(&guest.release);
+    let cargo = cargo_of(binaries, arguments)?;
     let mut spec = LabSpec { programs: binaries.to_vec(), guard: SUITE_LIMIT, ..LabSpec::default() };
-    spec.files.push((image, "/kiln/kernel".to_owned()));
     spec.files.push((agent::build(cache, progress)?, "/kiln/agent".to_owned()));
-    if let Some(dir) = &guest.modules_dir {
-        for file in modules::files(dir, Recipe::MODULES)? {
-            let inside = release.join(file.strip_prefix(dir).unwrap_or(&file));
-            spec.files.push((file, inside.to_string_lossy().into_owned()));
-        }
+    spec.files.extend(cargo.files.into_iter().map(|file| {
+        let inside = file.to_string_lossy().into_owned();
+        (file, inside)
+    }));
+    let none = BTreeSet::new();
+    let own = cargo.kernels.get("").unwrap_or(&none);
+    let guest = recipe.kernel(cache, progress)?;
+    let (_, modules) = bring_kernel(cache, &guest, own, "/kiln", &mut spec)?;
+    let modules = modules.unwrap_or_default();
+    let mut carried = Carried::new();
+    for (index, (name, modules)) in cargo.kernels.iter().filter(|(name, _)| !name.is_empty()).enumerate() {
+        let kernel = kernel::find(cache, Path::new(name), None, progress)?;
+        let place = format!("/kiln/kernels/{index}");
+        let brought = bring_kernel(cache, &kernel, modules, &place, &mut spec)?;
+        carried.insert(name.clone(), brought);
     }
+    let carried = serde_json::to_string(&carried)
+        .map_err(|error| LabError::Host { what: "name the kernels".to_owned(), source: error.into() })?;
     let runs = runs_root(cache.root());
     let mut env: Vec<(String, String)> = std::env::vars()
         .filter(|(name, _)| name.starts_with("KILN_") || name == "RUST_BACKTRACE" || name == "TERM")
@@ -58,7 +71,8 @@ pub fn run_tests(
         (MODE_VARIABLE, "require"),
         (IN_LAB, "1"),
         (GUEST_KERNEL, "/kiln/kernel"),
-        (GUEST_MODULES, &*release.to_string_lossy()),
+        (GUEST_MODULES, &*modules.to_string_lossy()),
+        (CARRIED, &*carried),
         ("KILN_AGENT", "/kiln/agent"),
         ("KILN_CACHE", "/kiln/cache"),
         (EVIDENCE_FD, "3"),
@@ -82,6 +96,52 @@ pub fn run_tests(
         }
     }
     Ok(statuses)
+}
+
+/// What the cases of `binaries` that `arguments` choose need beside their binary: each is asked.
+fn cargo_of(binaries: &[PathBuf], arguments: &[String]) -> Result<Cargo, LabError> {
+    let mut cargo = Cargo::default();
+    for binary in binaries {
+        let failed = |source: io::Error| LabError::Host {
+            what: format!("ask {} what its cases need", binary.display()),
+            source,
+        };
+        let asked = process::Command::new(binary)
+            .args(arguments)
+            .env(CARGO, "1")
+            .stdin(process::Stdio::null())
+            .output()
+            .map_err(failed)?;
+        cargo.add(serde_json::from_slice(&asked.stdout).map_err(|error| failed(error.into()))?);
+    }
+    Ok(cargo)
+}
+
+/// Has the lab bring `kernel` below `place`, with `modules` beside those that every guest needs; returns where its image
+/// and its modules will be.
+fn bring_kernel(
+    cache: &Cache,
+    kernel: &KernelFiles,
+    modules: &BTreeSet<String>,
+    place: &str,
+    spec: &mut LabSpec,
+) -> Result<(PathBuf, Option<PathBuf>), LabError> {
+    let image = vmlinux_of(cache, &kernel.image)?.unwrap_or_else(|| kernel.image.clone());
+    let inside = format!("{place}/kernel");
+    spec.files.push((image, inside.clone()));
+    let options = kernel.image.with_file_name(CONFIG);
+    if options.is_file() {
+        spec.files.push((options, format!("{place}/{CONFIG}")));
+    }
+    let Some(dir) = &kernel.modules_dir else { return Ok((inside.into(), None)) };
+    let folder = Path::new(place).join("modules").join(&kernel.release);
+    let wanted: Vec<&str> =
+        Recipe::MODULES.iter().copied().chain(modules.iter().map(String::as_str)).collect();
+    for file in modules::files(dir, &wanted)? {
+        let at = folder.join(file.strip_prefix(dir).unwrap_or(&file));
+        spec.files.push((file, at.to_string_lossy().into_owned()));
+    }
+    Ok((inside.into(), Some(folder)))
 }
 
 fn follow(

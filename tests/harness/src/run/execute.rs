@@ -8,17 +8,19 @@ use std::time::{Duration, Instant};
 
 use kiln_rootfs::kernel::check::need;
 use kiln_vmm::chain;
+use kiln_vmm::config::MachineConfig;
 use kiln_vmm::dump::VcpuDump;
-use kiln_vmm::machine::{ConsoleEnd, Controller, Ended, Machine, MachineError, MachineIo, Stopper};
+use kiln_vmm::machine::{ConsoleEnd, Ended, Machine, MachineError, MachineIo, Running};
 use kiln_vmm::outcome::Outcome;
 
 use super::hold::{Hold, machine_name};
 use super::judge::{Facts, TaskState, judge};
 use super::plan::{Plan, Task};
 use super::report::{Assertion, Report};
-use super::task::{Body, Given, Progress, TaskIo, perform};
+use super::session::{BodyEnd, Parts, Session, Wishes};
+use super::task::{Body, Progress, TaskIo, hand_over, perform};
 use super::typist::Typist;
-use crate::agent::{AgentError, Client};
+use crate::agent::AgentError;
 use crate::console::{Console, sanitize};
 use crate::evidence::RunDirectory;
 use crate::verdict::Verdict;
@@ -44,10 +46,10 @@ pub fn execute(plan: &Plan, directory: &Arc<RunDirectory>, io: TaskIo<'_>) -> Re
 
 /// As [`execute`], with `body` in the place of the plan's task: what it returns is the one assertion.
 #[must_use]
-pub fn execute_with(
+pub(crate) fn execute_with(
     plan: &Plan,
     directory: &Arc<RunDirectory>,
-    body: impl FnOnce(Client, Option<UnixStream>, Controller) -> Result<(), String> + Send,
+    body: impl FnOnce(Session) -> (BodyEnd, Session) + Send,
 ) -> Report {
     let (mut out, mut err) = (io::sink(), io::sink());
     let io = TaskIo { stdin: None, stdout: &mut out, stderr: &mut err, console: None, line: None };
@@ -67,7 +69,7 @@ fn carry_out(plan: &Plan, directory: &Arc<RunDirectory>, io: TaskIo<'_>, body: O
         if !dumps.is_empty() {
             let _ = directory.json("vcpus.json", &dumps);
         }
-        let where_they_stood: String = dumps.iter().map(|dump| format!("\n{dump}")).collect();
+        let where_they_stood: String = report.vcpus.iter().map(|dump| format!("\n{dump}")).collect();
         directory.failed(&format!("{}\n{where_they_stood}", report.reason()))
     };
     report
@@ -75,7 +77,7 @@ fn carry_out(plan: &Plan, directory: &Arc<RunDirectory>, io: TaskIo<'_>, body: O
 
 /// What happens to run while the machine does.
 struct Shared {
-    console: Mutex<Console>,
+    console: Arc<Mutex<Console>>,
     typist: Arc<Typist>,
     /// Set before the machine is stopped by us, or by whoever looks at it, for another reason than its limit.
     stopped_early: AtomicBool,
@@ -101,29 +103,16 @@ fn run(
     }
     let hold = config.name.clone().filter(|_| plan.hold).map(Hold::new);
     let shared =
-        Arc::new(Shared { console: Mutex::default(), typist, stopped_early: AtomicBool::new(false), hold });
-    let echo = if plan.show_console { io.console.take() } else { None };
-    let serial = Box::new(Tap { shared: shared.clone(), room: LOG_MAX, directory: directory.clone(), echo });
-    let mut far_ends = Vec::new();
-    let mut agent_port = None;
-    for _ in &plan.machine.ports {
-        let (near, far) = UnixStream::pair().map_err(MachineError::Io)?;
-        far_ends.push(far);
-        agent_port.get_or_insert(near);
-    }
+        Arc::new(Shared { console: Arc::default(), typist, stopped_early: AtomicBool::new(false), hold });
+    let (turns, next) = mpsc::channel::<Parts>();
+    let wishes = body.is_some().then(|| Arc::new(Wishes::new(next, shared.console.clone())));
+    let mut echo = if plan.show_console { io.console.take() } else { None };
+    let mut begin = || start(&config, &shared, wishes.as_ref(), directory, echo.take());
 
     let began = Instant::now();
     let deadline = began + plan.timeout;
-    let (console, console_end) = console_ends(plan.machine.virtio_console && body.is_some())?;
-    let mut machine = Machine::new(&config, MachineIo { serial, console: console_end, ports: far_ends })?;
-    machine.tell_unclaimed({
-        let directory = directory.clone();
-        move |report| report.lines().for_each(|line| drop(directory.event("vmm", "info", &line)))
-    });
-    let running = machine.start()?;
-    let body = body.map(|body| (body, console, running.controller()));
+    let (running, parts) = begin()?;
     let _ = directory.event("vmm", "info", "the machine runs");
-    let stopper = running.stopper();
     if matches!(plan.task, Task::Watch | Task::Console { .. }) {
         let input = io.stdin.take().unwrap_or_else(|| Box::new(io::empty()));
         shared.typist.begin(input, running.serial_input()).map_err(MachineError::Io)?;
@@ -133,32 +122,103 @@ fn run(
     let ended = std::thread::scope(|scope| {
         let (machine_ended, watch_end) = mpsc::channel::<()>();
         let (limit_ended, watch_limit) = mpsc::channel::<()>();
-        let (task, progress, io, shared) = (&plan.task, &mut progress, &mut io, &shared);
-        if let Some(port) = agent_port {
-            scope.spawn(move || {
-                attend(task, body, port, directory, io, progress, shared, &stopper, &watch_end)
+        let (progress, io, shared) = (&mut progress, &mut io, &shared);
+        let wishes = wishes.as_ref();
+        if parts.port.is_some() {
+            scope.spawn(move || match (body, wishes) {
+                (Some(body), Some(wishes)) => attend_body(body, parts, wishes, directory, progress, shared),
+                _ => attend(&plan.task, parts, directory, io, progress, shared, &watch_end),
             });
         }
         if let Some(hold) = &shared.hold {
-            Hold::keep(&running.controller());
             scope.spawn(move || {
                 if watch_limit.recv_timeout(plan.timeout) == Err(mpsc::RecvTimeoutError::Timeout) {
                     hold.tell(&format!("no end within {:?}", plan.timeout));
                 }
             });
         }
-        let ended = running.wait(Some(deadline));
+        let mut running = running;
+        let ended = loop {
+            let ended = running.wait(Some(deadline));
+            note_losses(directory, &ended);
+            let Some(wishes) = wishes else { break Ok(ended) };
+            wishes.search.end();
+            if !wishes.take_again() || Instant::now() >= deadline {
+                break Ok(ended);
+            }
+            let _ = directory.event(
+                "vmm",
+                "info",
+                &format!("the machine ended: {:?}; another begins", ended.outcome),
+            );
+            wishes.search.begin();
+            match begin() {
+                Ok((next, parts)) => {
+                    running = next;
+                    // A body that does not want it any more has its end all the same.
+                    let _ = turns.send(parts);
+                }
+                Err(error) => break Err(error),
+            }
+        };
         drop(limit_ended);
         shared.typist.end();
-        drop(machine_ended);
+        drop((machine_ended, turns));
         ended
-    });
+    })?;
     let _ = directory.json("trace.json", &ended.trace);
+    let _ = directory.event("vmm", "info", &format!("the machine ended: {:?}", ended.outcome));
+    let cut = wishes.is_some_and(|wishes| wishes.power_is_cut());
+    Ok((report(plan, &shared, &ended, cut, progress, began), ended.dumps))
+}
+
+/// Notes what the machine's devices had no room for.
+fn note_losses(directory: &RunDirectory, ended: &Ended) {
     for lost in &ended.lost {
         let _ = directory.event("vmm", "warning", &lost.to_string());
     }
-    let _ = directory.event("vmm", "info", &format!("the machine ended: {:?}", ended.outcome));
-    Ok((report(plan, &shared, &ended, progress, began), ended.dumps))
+}
+
+/// The first of what failed, in words.
+fn failure(progress: &Progress) -> Option<String> {
+    let failed = progress.assertions.iter().find(|assertion| !assertion.ok)?;
+    Some(format!("{} failed", sanitize(failed.name.as_bytes())))
+}
+
+/// Starts a machine of the plan's make: the one place where that is done.
+fn start(
+    config: &MachineConfig,
+    shared: &Arc<Shared>,
+    wishes: Option<&Arc<Wishes>>,
+    directory: &Arc<RunDirectory>,
+    echo: Option<Box<dyn Write + Send>>,
+) -> Result<(Running, Parts), MachineError> {
+    let serial = Box::new(Tap {
+        shared: shared.clone(),
+        wishes: wishes.cloned(),
+        room: LOG_MAX,
+        directory: directory.clone(),
+        echo,
+    });
+    let mut far_ends = Vec::new();
+    let mut port = None;
+    for _ in &config.ports {
+        let (near, far) = UnixStream::pair().map_err(MachineError::Io)?;
+        far_ends.push(far);
+        port.get_or_insert(near);
+    }
+    let (console, console_end) = console_ends(config.virtio_console && wishes.is_some())?;
+    let mut machine = Machine::new(config, MachineIo { serial, console: console_end, ports: far_ends })?;
+    machine.tell_unclaimed({
+        let directory = directory.clone();
+        move |report| report.lines().for_each(|line| drop(directory.event("vmm", "info", &line)))
+    });
+    let running = machine.start()?;
+    let machine = running.controller();
+    if shared.hold.is_some() {
+        Hold::keep(&machine);
+    }
+    Ok((running, Parts { port, console, machine }))
 }
 
 /// A virtio console for those who want one: the host's end, and the machine's.
@@ -172,26 +232,20 @@ fn console_ends(wanted: bool) -> Result<(Option<UnixStream>, Option<ConsoleEnd>)
 }
 
 /// Does the task, then sees to it that the machine ends.
-#[allow(clippy::too_many_arguments)]
 fn attend(
     task: &Task,
-    body: Option<Given<'_>>,
-    port: UnixStream,
+    parts: Parts,
     directory: &RunDirectory,
     io: &mut TaskIo<'_>,
     progress: &mut Progress,
     shared: &Shared,
-    stopper: &Stopper,
     watch_end: &mpsc::Receiver<()>,
 ) {
-    if *task == Task::Watch {
-        return;
-    }
-    let came = perform(task, body, port, directory, io, progress);
-    let failed = progress.assertions.iter().find(|assertion| !assertion.ok);
-    if let (Some(hold), Ok(Some(_)), Some(failed)) = (&shared.hold, &came, failed) {
+    let Some(port) = parts.port.filter(|_| *task != Task::Watch) else { return };
+    let came = perform(task, port, directory, io, progress);
+    if let (Some(hold), Ok(Some(_)), Some(why)) = (&shared.hold, &came, failure(progress)) {
         shared.stopped_early.store(true, Ordering::SeqCst);
-        hold.tell(&format!("{} failed", sanitize(failed.name.as_bytes())));
+        hold.tell(&why);
         let _ended = watch_end.recv();
         return;
     }
@@ -221,11 +275,54 @@ fn attend(
             let _ended = watch_end.recv();
             return;
         }
-        stopper.stop();
+        parts.machine.stop();
     }
 }
 
-fn report(plan: &Plan, shared: &Shared, ended: &Ended, mut progress: Progress, began: Instant) -> Report {
+/// As [`attend`], with a body on the host that may have changed machines meanwhile.
+fn attend_body(
+    body: Body<'_>,
+    parts: Parts,
+    wishes: &Arc<Wishes>,
+    directory: &RunDirectory,
+    progress: &mut Progress,
+    shared: &Shared,
+) {
+    let mut machine = parts.machine.clone();
+    match hand_over(body, parts, wishes, directory, progress) {
+        Ok(session) => {
+            machine = session.machine().clone();
+            let stands = !progress.gone && !session.power_is_cut();
+            if let (Some(hold), true, Some(why)) = (&shared.hold, stands, failure(progress)) {
+                shared.stopped_early.store(true, Ordering::SeqCst);
+                hold.tell(&why);
+                wishes.wait_for_end();
+                return;
+            }
+            // A case's guest has nothing that a body which is through still wants written.
+            let _gone = session.client().power_off();
+        }
+        Err(error) => drop(directory.event("agent", "error", &chain(&error))),
+    }
+    if !wishes.ends_within(GRACE) {
+        shared.stopped_early.store(true, Ordering::SeqCst);
+        if let Some(hold) = &shared.hold {
+            hold.tell("the guest does not end");
+            wishes.wait_for_end();
+            return;
+        }
+        machine.stop();
+    }
+}
+
+fn report(
+    plan: &Plan,
+    shared: &Shared,
+    ended: &Ended,
+    cut: bool,
+    mut progress: Progress,
+    began: Instant,
+) -> Report {
     let typed_to = matches!(plan.task, Task::Console { .. }) && shared.typist.has_anything() == Some(true);
     // Whoever sits at a terminal in the guest may power it off.
     let sat_at = plan.has_terminal() && progress.runs;
@@ -238,13 +335,18 @@ fn report(plan: &Plan, shared: &Shared, ended: &Ended, mut progress: Progress, b
             message: String::new(),
         });
     }
-    let console = shared.console.lock().unwrap_or_else(PoisonError::into_inner).summary();
-    let at_limit = ended.outcome == Outcome::Stopped && !shared.stopped_early.load(Ordering::SeqCst);
+    let mut console = shared.console.lock().unwrap_or_else(PoisonError::into_inner).summary();
+    if plan.allow_warning && !console.panicked {
+        console.first = None;
+    }
+    // Its power was cut, which is what was wanted.
+    let outcome = if cut { &Outcome::PowerOff } else { &ended.outcome };
+    let at_limit = *outcome == Outcome::Stopped && !shared.stopped_early.load(Ordering::SeqCst);
     // What its programs say counts as talk too.
     let last = console.last_output.max(progress.last_output);
     let silent = at_limit.then(|| last.map_or(plan.timeout, |at| at.elapsed()));
-    let stuck = ended.outcome == Outcome::Stopped && !at_limit;
-    let failed = progress.assertions.iter().filter(|a| !a.ok).count();
+    let stuck = *outcome == Outcome::Stopped && !at_limit;
+    let failed = if progress.gone { 0 } else { progress.assertions.iter().filter(|a| !a.ok).count() };
     let task = match (&plan.task, progress.done) {
         (Task::Watch, _) => TaskState::Watched,
         (Task::Console { .. }, false) if typed_to => TaskState::Watched,
@@ -252,8 +354,7 @@ fn report(plan: &Plan, shared: &Shared, ended: &Ended, mut progress: Progress, b
         (_, true) => TaskState::Done { run: progress.assertions.len(), failed },
         (_, false) => TaskState::Lost { failed },
     };
-    let verdict =
-        judge(&Facts { console: &console, outcome: &ended.outcome, task, silent, timeout: plan.timeout });
+    let verdict = judge(&Facts { console: &console, outcome, task, silent, timeout: plan.timeout });
     let error = match verdict {
         // Before what its assertions say: they were not all made.
         _ if let Outcome::Unclaimed(access) = &ended.outcome => {
@@ -292,6 +393,7 @@ fn report(plan: &Plan, shared: &Shared, ended: &Ended, mut progress: Progress, b
         exits: ended.trace.total_exits(),
         error,
         tail: console.tail,
+        vcpus: ended.dumps.iter().map(ToString::to_string).collect(),
     }
 }
 
@@ -322,6 +424,8 @@ fn untyped(plan: &Plan, shared: &Shared) -> String {
 /// The UART's output on its way to the evidence, the reader of reports, and the onlooker.
 struct Tap {
     shared: Arc<Shared>,
+    /// Where a body may wait for words.
+    wishes: Option<Arc<Wishes>>,
     /// How much of the console may still be kept.
     room: usize,
     directory: Arc<RunDirectory>,
@@ -332,6 +436,9 @@ impl Write for Tap {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.shared.console.lock().unwrap_or_else(PoisonError::into_inner).feed(bytes);
         self.shared.typist.look(bytes);
+        if let Some(wishes) = &self.wishes {
+            wishes.search.feed(bytes);
+        }
         if let Some(echo) = &mut self.echo {
             let _ = echo.write_all(bytes).and_then(|()| echo.flush());
         }

@@ -18,6 +18,9 @@ pub struct Plan {
     pub task: Task,
     /// Whether the guest's console is passed on as it comes.
     pub show_console: bool,
+    /// Whether what the kernel reports short of a panic is no verdict.
+    #[serde(default)]
+    pub allow_warning: bool,
     /// Whether a machine whose run fails is left running until somebody ends it.
     #[serde(default)]
     pub hold: bool,

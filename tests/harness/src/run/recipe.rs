@@ -193,6 +193,7 @@ impl Recipe {
             timeout: self.timeout,
             task,
             show_console: false,
+            allow_warning: false,
             hold: super::hold_of_environment(),
         })
     }

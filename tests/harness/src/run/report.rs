@@ -30,6 +30,9 @@ pub struct Report {
     pub error: Option<String>,
     /// The console's last lines.
     pub tail: Vec<String>,
+    /// Where each vCPU stood when it ended, in words, unless it ended as it should.
+    #[serde(default)]
+    pub vcpus: Vec<String>,
 }
 
 /// One assertion that ran in the guest.
@@ -60,6 +63,7 @@ impl Report {
             exits: 0,
             error: Some(error),
             tail: Vec::new(),
+            vcpus: Vec::new(),
         }
     }
 

@@ -2,15 +2,16 @@
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use kiln_protocol::wire;
-use kiln_vmm::machine::Controller;
 
 use super::line::Line;
 use super::plan::{CommandPlan, Task};
 use super::report::Assertion;
+use super::session::{BodyEnd, Parts, Session, Wishes};
 use crate::agent::{AgentError, Client, Command, ProcessEvent, Status};
 use crate::evidence::{COMMAND_FILE, RunDirectory};
 
@@ -28,12 +29,8 @@ pub struct TaskIo<'a> {
     pub line: Option<Line>,
 }
 
-/// What a case on the host does with a booted guest.
-pub(super) type Body<'a> =
-    Box<dyn FnOnce(Client, Option<UnixStream>, Controller) -> Result<(), String> + Send + 'a>;
-
-/// A body, the host's end of the virtio console, and the machine that it is given.
-pub(super) type Given<'a> = (Body<'a>, Option<UnixStream>, Controller);
+/// What a case on the host does with a booted guest; it gives back what it was given.
+pub(super) type Body<'a> = Box<dyn FnOnce(Session) -> (BodyEnd, Session) + Send + 'a>;
 
 /// How far a task came.
 #[derive(Debug, Default)]
@@ -50,13 +47,14 @@ pub(super) struct Progress {
     pub(super) runs: bool,
     /// Whether all of the task was done.
     pub(super) done: bool,
+    /// Whether the guest went away under the body, whose failure then says nothing of its own.
+    pub(super) gone: bool,
 }
 
 /// Does `task` through the agent at the other end of `port`; `progress` holds what was done of it even when
 /// the agent is lost.
 pub(super) fn perform(
     task: &Task,
-    body: Option<Given<'_>>,
     port: UnixStream,
     directory: &RunDirectory,
     io: &mut TaskIo<'_>,
@@ -65,26 +63,7 @@ pub(super) fn perform(
     if *task == Task::Watch {
         return Ok(None);
     }
-    let client = Client::connect(port)?;
-    progress.hello = Some(Instant::now());
-    let hello = client.hello();
-    progress.kernel = Some(hello.kernel.clone());
-    note(directory, "info", &format!("hello: agent {}, kernel {}", hello.agent, hello.kernel));
-    for warning in &hello.warnings {
-        note(directory, "warning", warning);
-    }
-    if let Some((body, console, machine)) = body {
-        let own = client.clone();
-        let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| body(own, console, machine)));
-        let (ok, message) = match ended {
-            Ok(Ok(())) => (true, String::new()),
-            Ok(Err(message)) => (false, message),
-            Err(panic) => (false, panic_message(&*panic)),
-        };
-        progress.assertions.push(Assertion { name: "body".to_owned(), ok, message });
-        progress.done = true;
-        return Ok(Some(client));
-    }
+    let client = greeted(port, directory, progress)?;
     match task {
         Task::Watch => {}
         Task::Boot | Task::Console { .. } => progress.assertions.push(Assertion {
@@ -99,11 +78,43 @@ pub(super) fn perform(
     Ok(Some(client))
 }
 
-/// What a panic said; where it was is on standard error already.
-fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
-    let text =
-        panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
-    text.filter(|text| !text.is_empty()).unwrap_or("it panicked").to_owned()
+/// Has `body` do what it wants with the guest of `parts`, and with those that take its place.
+pub(super) fn hand_over(
+    body: Body<'_>,
+    mut parts: Parts,
+    wishes: &Arc<Wishes>,
+    directory: &RunDirectory,
+    progress: &mut Progress,
+) -> Result<Session, AgentError> {
+    let port = parts.port.take().ok_or(AgentError::Lost)?;
+    let client = greeted(port, directory, progress)?;
+    let (end, session) = body(Session::new(client, parts, wishes.clone()));
+    let (ok, gone, message) = match end {
+        BodyEnd::Held => (true, false, String::new()),
+        BodyEnd::Failed(message) => (false, false, message),
+        BodyEnd::Gone(message) => (false, true, message),
+    };
+    progress.last_output = wishes.last_output();
+    progress.assertions.push(Assertion { name: "body".to_owned(), ok, message });
+    (progress.done, progress.gone) = (!gone, gone);
+    Ok(session)
+}
+
+/// Waits for the agent's hello, and notes what it says.
+fn greeted(
+    port: UnixStream,
+    directory: &RunDirectory,
+    progress: &mut Progress,
+) -> Result<Client, AgentError> {
+    let client = Client::connect(port)?;
+    progress.hello = Some(Instant::now());
+    let hello = client.hello();
+    progress.kernel = Some(hello.kernel.clone());
+    note(directory, "info", &format!("hello: agent {}, kernel {}", hello.agent, hello.kernel));
+    for warning in &hello.warnings {
+        note(directory, "warning", warning);
+    }
+    Ok(client)
 }
 
 fn run_command(

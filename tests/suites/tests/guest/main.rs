@@ -1,12 +1,19 @@
 //! Assertions from inside a Linux guest, and from the host on one.
 
+mod blocks;
 mod control;
+mod cpus;
 mod disk;
 mod gdb;
-mod machine;
+mod interrupts;
+mod kernel;
+mod memory;
 mod port;
+mod ports;
+mod power;
 mod registers;
 mod terminal;
 mod time;
+mod virtio;
 
 kiln::main!();

@@ -49,8 +49,8 @@ fn a_file_put_is_the_file_got(guest: &mut Guest) -> Result {
 #[vm_test]
 fn a_program_that_is_not_there_is_refused(guest: &mut Guest) -> Result {
     let error = guest.run(&["/no/such/program"]).unwrap_err();
-    let AgentError::Refused { errno, .. } = error else { return Err(error.into()) };
-    assert_eq!(errno, 2);
+    let Some(AgentError::Refused { errno: 2, .. }) = error.agent() else { return Err(error.into()) };
+    assert!(error.console.iter().any(|line| line.starts_with("kiln-agent: hello")), "{:?}", error.console);
     Ok(())
 }
 

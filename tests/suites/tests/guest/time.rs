@@ -74,3 +74,49 @@ fn kick_of_a_queue_leaves_no_trace_of_an_exit(guest: &mut Guest) -> Result<(), B
     assert_eq!(kicks.len(), 0, "{kicks:?}");
     Ok(())
 }
+
+#[guest_test]
+fn time_of_day_is_the_hosts() -> io::Result<()> {
+    // There is no clock to read but KVM's: without it the year were 1970.
+    let since =
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_err(io::Error::other)?;
+    assert!(since > Duration::from_secs(50 * 365 * 86_400), "{since:?}");
+    Ok(())
+}
+
+#[guest_test(cpus = 2)]
+fn time_never_goes_back_between_processors() -> io::Result<()> {
+    let (there, asks) = std::sync::mpsc::channel::<Instant>();
+    let (back, answers) = std::sync::mpsc::channel::<Instant>();
+    let other = std::thread::spawn(move || {
+        for asked in asks {
+            let now = Instant::now();
+            assert!(now >= asked, "it is {:?} earlier there", asked - now);
+            if back.send(now).is_err() {
+                break;
+            }
+        }
+    });
+    for _ in 0..2000 {
+        let asked = Instant::now();
+        there.send(asked).map_err(io::Error::other)?;
+        let answered = answers.recv().map_err(io::Error::other)?;
+        assert!(Instant::now() >= answered && answered >= asked);
+    }
+    drop(there);
+    other.join().map_err(|_| io::Error::other("the clocks of two processors differ"))
+}
+
+#[guest_test]
+fn uptime_grows_with_the_clock() -> io::Result<()> {
+    let uptime = || -> io::Result<f64> {
+        let text = fs::read_to_string("/proc/uptime")?;
+        text.split(' ').next().unwrap_or_default().parse().map_err(io::Error::other)
+    };
+    let (before, began) = (uptime()?, Instant::now());
+    std::thread::sleep(Duration::from_millis(100));
+    let (grown, passed) = (uptime()? - before, began.elapsed().as_secs_f64());
+    // It is told in hundredths of a second.
+    assert!(grown >= 0.09 && grown <= passed + 0.02, "{grown} of {passed}");
+    Ok(())
+}

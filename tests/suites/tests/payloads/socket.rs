@@ -124,7 +124,14 @@ fn lost_output() -> Result<()> {
     let super::Staged(mut machine, _) = super::flat(payload)?;
     machine.virtio_console = false;
     machine.com1 = Backend::File { path: "/dev/full".into() };
-    let plan = Plan { machine, timeout: LIMIT, task: Task::Watch, show_console: false, hold: false };
+    let plan = Plan {
+        machine,
+        timeout: LIMIT,
+        task: Task::Watch,
+        show_console: false,
+        allow_warning: false,
+        hold: false,
+    };
     let runs = tempfile::tempdir()?;
     let directory = std::sync::Arc::new(RunDirectory::begin(runs.path(), "payloads", "lost")?);
     let (mut out, mut err) = (Vec::new(), Vec::new());
@@ -144,7 +151,14 @@ fn failed_run_is_held() -> Result<()> {
     let name = name("held-run");
     machine.name = Some(name.clone());
     let limit = Duration::from_millis(200);
-    let plan = Plan { machine, timeout: limit, task: Task::Watch, show_console: false, hold: true };
+    let plan = Plan {
+        machine,
+        timeout: limit,
+        task: Task::Watch,
+        show_console: false,
+        allow_warning: false,
+        hold: true,
+    };
     let runs = tempfile::tempdir()?;
     let directory = std::sync::Arc::new(RunDirectory::begin(runs.path(), "payloads", "held")?);
     std::thread::scope(|scope| {

@@ -67,8 +67,8 @@ fn steps(full: bool) -> Vec<Step> {
         Step::new("tests", "xtask test"),
         Step::new(
             "guests",
-            "test --package xtask --package kiln-vmm --test guests --test requests --locked -- --ignored \
-             --test-threads=2",
+            "test --package xtask --package kiln-vmm --package kiln-suites --test guests --test requests \
+             --test failures --locked -- --ignored --test-threads=2",
         )
         .of_skipped(),
         Step::new("smoke", "xtask smoke"),

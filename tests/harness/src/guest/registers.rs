@@ -1,4 +1,4 @@
-//! What a case's guest half uses to reach the hardware that it asserts on.
+//! Registers: by port and by memory.
 
 use std::fs::File;
 use std::io;
