@@ -3,6 +3,7 @@
 mod boot;
 mod device;
 mod file;
+mod memory;
 pub mod registry;
 
 use serde::{Deserialize, Serialize};
@@ -10,6 +11,7 @@ use serde::{Deserialize, Serialize};
 pub use boot::{Boot, CpuMode, ModuleConfig};
 pub use device::{Backend, DiskConfig, FwCfgFile, PvPanicConfig};
 pub use file::ConfigFileError;
+pub use memory::{HugePages, MemoryBacking};
 
 /// What to build: everything that decides how a machine looks to its guest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,6 +21,8 @@ pub struct MachineConfig {
     pub cpus: u32,
     /// Guest RAM in bytes; a multiple of 4 KiB, at least 1 MiB for payloads.
     pub memory: u64,
+    /// What RAM is made of on the host.
+    pub memory_backing: MemoryBacking,
     /// What the first vCPU starts with.
     pub boot: Boot,
     /// Whether KVM emulates interrupt controllers and timers. Payloads may do without: `HLT` then exits.
@@ -69,6 +73,9 @@ pub enum ConfigError {
         "{0} bytes of memory: a machine has {MEMORY_MIN} bytes (1 MiB) to {MEMORY_MAX} bytes (4 TiB), in multiples of 4096"
     )]
     Memory(u64),
+    /// The size of RAM on explicit huge pages.
+    #[error("{0} bytes of memory on explicit huge pages: these need a multiple of 2097152 bytes (2 MiB)")]
+    MemoryHugePages(u64),
     /// The number of disks.
     #[error("{0} disks: a machine has at most {DISKS_MAX}")]
     Disks(usize),
@@ -109,6 +116,9 @@ pub const FW_CFG_NAME_MAX: usize = crate::device::fw_cfg::NAME_MAX;
 /// The most named ports.
 pub const PORTS_MAX: usize = 16;
 
+/// A huge page of x86-64 as guest RAM uses it: 2 MiB (Intel SDM, volume 3, §4.5.4).
+const HUGE_PAGE: u64 = crate::memory::HUGE_PAGE as u64;
+
 impl MachineConfig {
     /// Checks all that can be checked without the host.
     ///
@@ -123,6 +133,10 @@ impl MachineConfig {
         }
         if !(MEMORY_MIN..=MEMORY_MAX).contains(&self.memory) || !self.memory.is_multiple_of(4096) {
             return Err(ConfigError::Memory(self.memory));
+        }
+        // The hole begins and ends on such a boundary: then all regions are multiples of it.
+        if self.memory_backing.huge_pages == HugePages::Explicit && !self.memory.is_multiple_of(HUGE_PAGE) {
+            return Err(ConfigError::MemoryHugePages(self.memory));
         }
         if self.disks.len() > DISKS_MAX {
             return Err(ConfigError::Disks(self.disks.len()));
@@ -197,6 +211,7 @@ impl Default for MachineConfig {
         Self {
             cpus: 1,
             memory: 256 << 20,
+            memory_backing: MemoryBacking::default(),
             boot: Boot::Flat { code: Vec::new(), address: crate::layout::HIGH_MEMORY, mode: CpuMode::Long64 },
             irqchip: true,
             probe: true,
@@ -236,6 +251,8 @@ mod tests {
         assert!(refused(|c| c.memory = 0).contains("1 MiB"));
         assert!(refused(|c| c.memory = (1 << 20) + 1).contains("multiples of 4096"));
         assert!(refused(|c| c.memory = u64::MAX).contains("4 TiB"));
+        let explicit = MemoryBacking { huge_pages: HugePages::Explicit, ..MemoryBacking::default() };
+        assert!(refused(|c| (c.memory, c.memory_backing) = (3 << 20, explicit)).contains("2 MiB"));
         assert!(refused(|c| (c.cpus, c.irqchip) = (2, false)).contains("only one"));
         let disk = DiskConfig { path: "x".into(), read_only: true };
         assert!(refused(|c| c.disks = vec![disk; 27]).contains("at most 26"));

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use kiln_vmm::boot;
-use kiln_vmm::config::{Backend, Boot, DiskConfig, MachineConfig, ModuleConfig, registry};
+use kiln_vmm::config::{Backend, Boot, DiskConfig, MachineConfig, MemoryBacking, ModuleConfig, registry};
 
 use super::port::{self, Port};
 use super::status::ExitStatus;
@@ -20,7 +20,7 @@ pub(super) struct RunOptions {
     kernel: Option<PathBuf>,
     /// The machine from a file of TOML or JSON, as --print-config shows it, in place of all options that describe one.
     #[arg(long, value_name = "FILE", conflicts_with_all = [
-        "kernel", "firmware", "initrd", "modules", "cmdline", "cpus", "mem", "disks", "devices", "read_only",
+        "kernel", "firmware", "initrd", "modules", "cmdline", "cpus", "mem", "memory_backing", "disks", "devices", "read_only",
         "no_irqchip", "keep",
     ])]
     config: Option<PathBuf>,
@@ -42,6 +42,11 @@ pub(super) struct RunOptions {
     /// Guest RAM in MiB.
     #[arg(long, value_name = "MIB", default_value_t = 256)]
     mem: u32,
+    /// What guest RAM is made of: `huge-pages=transparent` (the default), `=explicit` (pages that `sysctl vm.nr_hugepages=N`
+    /// set aside; they are taken at once) or `=off`; `shared` (a memfd: it has transparent huge pages only where the host's
+    /// shmem_enabled says so); `prefault` (all of it there before the guest starts).
+    #[arg(long, value_name = "HOW[,HOW]…", default_value_t)]
+    memory_backing: MemoryBacking,
     /// A raw disk image; may be repeated.
     #[arg(long = "disk", value_name = "FILE")]
     disks: Vec<PathBuf>,
@@ -103,6 +108,7 @@ impl RunOptions {
         let mut config = MachineConfig {
             cpus: self.cpus,
             memory: u64::from(self.mem) << 20,
+            memory_backing: self.memory_backing,
             boot: self.boot()?,
             irqchip: !self.no_irqchip,
             disks: self.disks.iter().map(disk).collect(),

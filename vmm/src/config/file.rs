@@ -124,6 +124,7 @@ mod tests {
                 boot,
                 cpus: 3,
                 memory: 5 << 30,
+                memory_backing: "huge-pages=explicit,shared,prefault".parse().unwrap(),
                 disks: vec![disk.clone(), disk.clone()],
                 ports: vec!["kiln.agent".to_owned()],
                 com1: Backend::Stdio,

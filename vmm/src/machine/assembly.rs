@@ -50,8 +50,7 @@ pub(super) fn assemble(node: &Path, config: &MachineConfig, io: MachineIo) -> Re
     if memory::regions(config.memory).iter().any(|(base, size)| (base + size) >> bits > 0) {
         return Err(KvmError::AddressWidth { mib: config.memory >> 20, bits }.into());
     }
-    let memory = memory::allocate(config.memory)
-        .map_err(|source| MachineError::Memory { mib: config.memory >> 20, source })?;
+    let memory = memory::allocate_on(config.memory, config.memory_backing)?;
     let power = PowerSwitch::new();
     let mut backends = Backends::new(power.clone(), io.serial);
     let console = match io.console {
@@ -124,8 +123,7 @@ pub(super) fn check(config: &MachineConfig, and_load: bool) -> Result<(), Machin
         RawDisk::open(&disk.path, disk.read_only)?;
     }
     if and_load {
-        let memory = memory::allocate(config.memory)
-            .map_err(|source| MachineError::Memory { mib: config.memory >> 20, source })?;
+        let memory = memory::allocate(config.memory)?;
         crate::boot::load(&memory, config, config.disks.len() + 1)?;
     }
     Ok(())

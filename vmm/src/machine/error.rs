@@ -8,6 +8,7 @@ use crate::boot::BootError;
 use crate::bus::BusError;
 use crate::config::ConfigError;
 use crate::kvm::KvmError;
+use crate::memory::MemoryError;
 
 /// A machine that could not be built or started.
 #[derive(Debug, thiserror::Error)]
@@ -31,14 +32,8 @@ pub enum MachineError {
     #[error("the machine's devices are in each other's way")]
     Bus(#[from] BusError),
     /// Guest RAM can't be had.
-    #[error("the host has no room for {mib} MiB of guest memory")]
-    Memory {
-        /// How much was asked for.
-        mib: u64,
-        /// What the host said.
-        #[source]
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
     /// Threads or descriptors can't be had.
     #[error("the host refused what the machine needs")]
     Io(#[source] io::Error),

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-pub use crate::vcpu::{ControlError, Controller, DebugStop, MachineState};
+pub use crate::vcpu::{ControlError, Controller, DebugStop, MachineState, Owner};
 pub use crate::virtio::console::ConsoleEnd;
 pub use backend::BackendError;
 pub use error::MachineError;

@@ -99,11 +99,15 @@ impl Running {
         SerialInput::new(self.uart.clone())
     }
 
-    /// Waits for the machine's end, or ends it at `deadline`.
+    /// Waits for the machine's end, or ends it at `deadline`, which is put off by the time for which the machine is held
+    /// meanwhile ([`Controller::hold`]): who looks at a paused machine does not lose it.
     #[must_use]
     pub fn wait(mut self, deadline: Option<Instant>) -> Ended {
         let mut watch = SleepWatch::default();
+        let held_before = self.controller.held();
         let outcome = loop {
+            let put_off = self.controller.held().saturating_sub(held_before);
+            let deadline = deadline.and_then(|at| at.checked_add(put_off));
             let left = deadline.map_or(LOOK, |at| at.saturating_duration_since(Instant::now()));
             if let Some(outcome) = self.power.wait(left.min(LOOK)) {
                 break outcome;

@@ -12,6 +12,7 @@ use kvm_ioctls::VcpuFd;
 use serde::{Deserialize, Serialize};
 
 use super::controller::{ControlError, Debugger};
+use super::hold::{Holds, Owner};
 use super::kick::Kick;
 use super::steps::Steps;
 use crate::dump::{self, VcpuDump};
@@ -57,6 +58,8 @@ pub(super) struct Control {
     /// The kernel's file, whose symbols name what is dumped.
     kernel: OnceLock<PathBuf>,
     debugger: Mutex<Option<Debugger>>,
+    /// Holds the machine for [`super::Controller::pause`], and for breakpoints that somebody is told of.
+    pub(super) caller: Owner,
     pub(super) steps: Steps,
     kicks: Vec<Arc<Kick>>,
     desk: Mutex<Desk>,
@@ -66,7 +69,8 @@ pub(super) struct Control {
 
 struct Desk {
     started: bool,
-    paused: bool,
+    /// The machine is paused while one is left.
+    holds: Holds,
     seats: Vec<Seat>,
 }
 
@@ -84,10 +88,10 @@ impl Control {
     pub(super) fn new(cpus: u32, power: PowerSwitch, memory: GuestMemory, msrs: Arc<[u32]>) -> Self {
         let kicks = (0..cpus).map(|_| Arc::default()).collect();
         let seats = (0..cpus).map(|_| Seat::default()).collect();
-        let desk = Mutex::new(Desk { started: false, paused: false, seats });
+        let desk = Mutex::new(Desk { started: false, holds: Holds::default(), seats });
         let (kernel, debugger) = (OnceLock::new(), Mutex::default());
-        let steps = Steps::default();
-        Self { power, memory, msrs, kernel, debugger, steps, kicks, desk, changed: Condvar::new() }
+        let (caller, steps) = (Owner::new("caller").with_running_deadline(), Steps::default());
+        Self { power, memory, msrs, kernel, debugger, caller, steps, kicks, desk, changed: Condvar::new() }
     }
 
     pub(super) fn cpus(&self) -> u32 {
@@ -157,7 +161,7 @@ impl Control {
 
     pub(super) fn state(&self) -> MachineState {
         let desk = self.lock();
-        match (self.power.ended(), desk.started, desk.paused) {
+        match (self.power.ended(), desk.started, desk.holds.any()) {
             (true, ..) => MachineState::Stopped,
             (_, false, _) => MachineState::Created,
             (_, _, true) => MachineState::Paused,
@@ -170,7 +174,7 @@ impl Control {
         let mut waited = false;
         let mut desk = self.lock();
         loop {
-            let paused = desk.paused && !self.power.ended();
+            let paused = desk.holds.any() && !self.power.ended();
             let Some(seat) = desk.seat(index) else { return };
             if let Some(work) = seat.work.pop_front() {
                 drop(desk);
@@ -229,34 +233,38 @@ impl Control {
         })
     }
 
-    /// Has every vCPU leave the guest and stay out, without waiting for it. Tells whether that is new.
-    pub(super) fn hold(&self) -> bool {
-        let mut desk = self.lock();
-        let new = !std::mem::replace(&mut desk.paused, true);
-        drop(desk);
+    /// Has every vCPU leave the guest and stay out for `owner`, without waiting for it. Tells whether that is new.
+    pub(super) fn hold(&self, owner: &Owner) -> bool {
+        let new = self.lock().holds.add(owner, Instant::now());
         for kick in &self.kicks {
             kick.kick();
         }
         new
     }
 
-    /// Pauses, and waits until every vCPU is out of the guest.
-    pub(super) fn pause(&self) -> Result<(), ControlError> {
+    /// Holds the machine for `owner`, and waits until every vCPU is out of the guest.
+    pub(super) fn pause(&self, owner: &Owner) -> Result<(), ControlError> {
         if self.power.ended() {
             return Err(ControlError::Ended);
         }
-        let new = self.hold();
+        let new = self.hold(owner);
         let deadline = Instant::now() + LIMIT;
         let mut desk = self.lock();
         loop {
             if self.power.ended() {
                 return Err(ControlError::Ended);
             }
+            if !desk.holds.has(owner) {
+                return Err(ControlError::Released);
+            }
             let busy = desk.seats.iter().position(|seat| seat.taken && !seat.parked);
             let Some(busy) = busy else { return Ok(()) };
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                desk.paused = !new;
+                // Only what this call has done is undone.
+                if new {
+                    desk.holds.remove(owner, Instant::now());
+                }
                 drop(desk);
                 self.changed.notify_all();
                 let cpu = u32::try_from(busy).unwrap_or(u32::MAX);
@@ -266,14 +274,24 @@ impl Control {
         }
     }
 
-    /// Lets the vCPUs of a paused machine go on.
-    pub(super) fn resume(&self) -> Result<(), ControlError> {
+    /// Ends `owner`'s hold, if there is one; the vCPUs go on if it was the last.
+    pub(super) fn resume(&self, owner: &Owner) -> Result<(), ControlError> {
         if self.power.ended() {
             return Err(ControlError::Ended);
         }
-        self.lock().paused = false;
+        self.lock().holds.remove(owner, Instant::now());
         self.changed.notify_all();
         Ok(())
+    }
+
+    /// The names of those who hold the machine, in the order in which they came.
+    pub(super) fn holders(&self) -> Vec<String> {
+        self.lock().holds.names()
+    }
+
+    /// For how long the machine has been held, all in all, by those whose holds stop its deadline.
+    pub(super) fn held(&self) -> Duration {
+        self.lock().holds.time(Instant::now())
     }
 
     fn lock(&self) -> MutexGuard<'_, Desk> {
@@ -304,20 +322,20 @@ mod tests {
         control.start();
         assert_eq!(control.state(), MachineState::Running);
         assert!(matches!(control.post(1, Box::new(|_| {})), Err(ControlError::NoVcpu { cpu: 1, cpus: 1 })));
-        control.hold();
+        control.hold(&control.caller);
         assert_eq!(control.state(), MachineState::Paused);
-        control.resume().unwrap();
+        control.resume(&control.caller).unwrap();
         assert_eq!(control.state(), MachineState::Running);
         power.end(crate::outcome::Outcome::Stopped);
         assert_eq!(control.state(), MachineState::Stopped);
-        assert!(matches!(control.pause(), Err(ControlError::Ended)));
-        assert!(matches!(control.resume(), Err(ControlError::Ended)));
+        assert!(matches!(control.pause(&control.caller), Err(ControlError::Ended)));
+        assert!(matches!(control.resume(&control.caller), Err(ControlError::Ended)));
     }
 
     #[test]
     fn machine_paused_before_it_starts_starts_paused() {
         let control = control(2, PowerSwitch::new());
-        control.pause().unwrap();
+        control.pause(&control.caller).unwrap();
         assert_eq!(control.state(), MachineState::Created);
         control.start();
         assert_eq!(control.state(), MachineState::Paused);
@@ -339,6 +357,39 @@ mod tests {
         let control = control(1, PowerSwitch::new());
         control.start();
         control.leave(0);
-        control.pause().unwrap();
+        control.pause(&control.caller).unwrap();
+    }
+
+    #[test]
+    fn machine_held_by_two_runs_when_both_have_let_go() {
+        let control = control(1, PowerSwitch::new());
+        let (gdb, socket) = (Owner::new("gdb"), Owner::new("socket"));
+        control.pause(&gdb).unwrap();
+        control.pause(&socket).unwrap();
+        control.start();
+        control.resume(&socket).unwrap();
+        control.resume(&socket).unwrap();
+        assert_eq!((control.state(), control.holders()), (MachineState::Paused, vec!["gdb".to_owned()]));
+        control.resume(&gdb).unwrap();
+        assert_eq!((control.state(), control.holders()), (MachineState::Running, vec![]));
+    }
+
+    #[test]
+    fn pause_whose_hold_is_ended_by_another_ends_at_once() {
+        let control = Arc::new(control(1, PowerSwitch::new()));
+        // Its vCPU has no thread, and never parks.
+        control.start();
+        let (mine, others) = (Owner::new("mine"), Owner::new("other"));
+        control.hold(&others);
+        let waiting = std::thread::spawn({
+            let (control, mine) = (control.clone(), mine.clone());
+            move || control.pause(&mine)
+        });
+        while control.holders().len() < 2 {
+            std::thread::yield_now();
+        }
+        control.resume(&mine).unwrap();
+        assert!(matches!(waiting.join().unwrap(), Err(ControlError::Released)));
+        assert_eq!(control.holders(), ["other"]);
     }
 }

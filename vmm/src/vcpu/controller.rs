@@ -6,6 +6,7 @@ use std::sync::{Arc, mpsc};
 use kvm_ioctls::VcpuFd;
 
 use super::control::{Control, Hands, MachineState};
+use super::hold::Owner;
 use super::state::{StateError, VcpuState};
 use super::steps;
 use crate::dump::VcpuDump;
@@ -22,6 +23,9 @@ pub enum ControlError {
     /// It does not run any more.
     #[error("the machine has ended")]
     Ended,
+    /// The hold was ended before all vCPUs were out of the guest.
+    #[error("the pause was ended from elsewhere before every vCPU had left the guest")]
+    Released,
     /// There is no such vCPU.
     #[error("there is no vCPU {cpu}: the machine has {cpus}, counted from 0")]
     NoVcpu {
@@ -109,24 +113,53 @@ impl Controller {
         self.0.state()
     }
 
-    /// Pauses the machine. When it returns every vCPU is out of `KVM_RUN`, and stays out until [`Controller::resume`];
-    /// accesses to devices that were under way are over. A machine that has not been started will start paused.
+    /// Holds the machine for `owner`. When it returns every vCPU is out of `KVM_RUN`, and stays out until nobody holds the
+    /// machine any more; accesses to devices that were under way are over. A machine that has not been started will
+    /// start paused. An owner that holds it already only waits.
     ///
     /// Devices with threads of their own (virtio) finish what the guest asked of them before; no more kicks come. The
-    /// guest's clock goes on, as does the limit of [`crate::machine::Running::wait`].
+    /// guest's clock goes on; the deadline of [`crate::machine::Running::wait`] stands still, unless the owner says otherwise.
     ///
     /// # Errors
-    /// The machine has ended, or a vCPU is held up by a device; in that case the machine goes on as before.
-    pub fn pause(&self) -> Result<(), ControlError> {
-        self.0.pause()
+    /// The machine has ended; the hold was ended meanwhile; or a vCPU is held up by a device: in that case the hold is taken back.
+    pub fn hold(&self, owner: &Owner) -> Result<(), ControlError> {
+        self.0.pause(owner)
     }
 
-    /// Lets a paused machine go on, whoever paused it.
+    /// Ends `owner`'s hold, if there is one. The machine goes on if nobody else holds it ([`Controller::holders`]).
+    ///
+    /// # Errors
+    /// The machine has ended.
+    pub fn release(&self, owner: &Owner) -> Result<(), ControlError> {
+        self.0.resume(owner)
+    }
+
+    /// The names of those who hold the machine, in the order in which they came.
+    #[must_use]
+    pub fn holders(&self) -> Vec<String> {
+        self.0.holders()
+    }
+
+    /// Pauses the machine: [`Controller::hold`] for an owner that all callers of this method share. The deadline of
+    /// [`crate::machine::Running::wait`] comes nearer as ever: a program that never resumes is no person who looks.
+    ///
+    /// # Errors
+    /// As [`Controller::hold`].
+    pub fn pause(&self) -> Result<(), ControlError> {
+        self.hold(&self.0.caller)
+    }
+
+    /// Ends the hold of [`Controller::pause`], and that of a stop that [`Controller::set_debugger`] told of.
     ///
     /// # Errors
     /// The machine has ended.
     pub fn resume(&self) -> Result<(), ControlError> {
-        self.0.resume()
+        self.release(&self.0.caller)
+    }
+
+    /// For how long the deadline of [`crate::machine::Running::wait`] has stood still until now.
+    pub(crate) fn held(&self) -> std::time::Duration {
+        self.0.held()
     }
 
     /// Ends the machine as [`Outcome::Stopped`], unless it has already ended.

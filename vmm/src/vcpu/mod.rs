@@ -4,6 +4,7 @@ mod control;
 mod controller;
 mod cpuid;
 mod exit;
+mod hold;
 mod kick;
 mod pages;
 mod ring;
@@ -15,6 +16,7 @@ mod thread;
 
 pub use control::MachineState;
 pub use controller::{ControlError, Controller, DebugStop};
+pub use hold::Owner;
 pub use setup::EntryState;
 pub(crate) use setup::{CODE_SELECTOR, gdt};
 pub(crate) use thread::{Buses, Idle, Ready, VcpuThread};

@@ -35,7 +35,7 @@ pub(super) fn once(vcpu: &mut VcpuFd, index: u32, outside: &Outside, recorder: &
         // What the guest wrote before it left comes first.
         ring.take(|space, address, data| {
             let bus = if space == Space::Pio { &buses.pio } else { &buses.mmio };
-            recorder.access(bus.write(address, data), (space, true), address, data);
+            recorder.access(bus.write(address, data).device, (space, true), address, data);
         });
     }
     let exit = match exit {
@@ -72,7 +72,7 @@ pub(super) fn once(vcpu: &mut VcpuFd, index: u32, outside: &Outside, recorder: &
             #[allow(unsafe_code)]
             let data = unsafe { &mut *data };
             for element in data.chunks_exact_mut(size) {
-                let device = buses.pio.read(port.into(), element);
+                let device = buses.pio.read(port.into(), element).device;
                 recorder.access(device, (Space::Pio, false), port.into(), element);
             }
         }
@@ -85,16 +85,16 @@ pub(super) fn once(vcpu: &mut VcpuFd, index: u32, outside: &Outside, recorder: &
             #[allow(unsafe_code)]
             let data = unsafe { &*data };
             for element in data.chunks_exact(size) {
-                let device = buses.pio.write(port.into(), element);
+                let device = buses.pio.write(port.into(), element).device;
                 recorder.access(device, (Space::Pio, true), port.into(), element);
             }
         }
         VcpuExit::MmioRead(address, data) => {
-            let device = buses.mmio.read(address, data);
+            let device = buses.mmio.read(address, data).device;
             recorder.access(device, (Space::Mmio, false), address, data);
         }
         VcpuExit::MmioWrite(address, data) => {
-            let device = buses.mmio.write(address, data);
+            let device = buses.mmio.write(address, data).device;
             recorder.access(device, (Space::Mmio, true), address, data);
         }
         VcpuExit::Intr => return Next::Called,

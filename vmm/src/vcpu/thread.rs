@@ -234,7 +234,7 @@ fn run(
             }
             Next::Debug(stop) => match group.control.debugger() {
                 Some(told) => {
-                    group.control.hold();
+                    group.control.hold(&group.control.caller);
                     told(stop);
                     group.control.attend(index, &mut Hands { vcpu, recorder, stepped: &mut stepped });
                 }

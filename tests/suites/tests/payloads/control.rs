@@ -9,13 +9,15 @@ use kiln::fixtures::{self, Payload};
 use kiln::gate::Needs;
 use kiln::vmm::config::{Boot, CPUS_MAX, CpuMode, MachineConfig};
 use kiln::vmm::kvm::KvmError;
-use kiln::vmm::machine::{Controller, Ended, Machine, MachineError, MachineIo, MachineState};
+use kiln::vmm::machine::{Controller, Ended, Machine, MachineError, MachineIo, MachineState, Owner};
 use kiln::vmm::outcome::Outcome;
 
 pub(super) type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 /// Far more than any of these takes on a busy host.
 const LIMIT: Duration = Duration::from_secs(60);
+/// How long a machine has that is looked at beyond its time.
+const GLIMPSE: Duration = Duration::from_millis(100);
 /// `KVM_MP_STATE_HALTED`.
 const HALTED: u32 = 3;
 
@@ -29,6 +31,8 @@ static CONTROL: fn() -> Vec<Case> = || {
     vec![
         case("pause_holds_a_spinning_vcpu_still", pause_holds_a_spinning_vcpu_still),
         case("pause_holds_a_halting_vcpu_still", pause_holds_a_halting_vcpu_still),
+        case("machine_held_by_two_goes_on_when_both_have_let_go", machine_held_by_two),
+        case("deadline_waits_for_those_who_look_at_a_machine", deadline_waits),
         case("paused_machine_can_be_stopped", paused_machine_can_be_stopped),
         case("machine_paused_before_its_start_has_not_moved", machine_paused_before_its_start_has_not_moved),
         case("nmi_reaches_a_halting_vcpu", nmi_reaches_a_halting_vcpu),
@@ -149,6 +153,48 @@ fn pause_holds_a_halting_vcpu_still() -> Result<()> {
         Ok(())
     })?;
     expect(&ended, &Outcome::Stopped)
+}
+
+fn machine_held_by_two() -> Result<()> {
+    let (one, two) = (Owner::new("one"), Owner::new("two"));
+    let ended = with(machine("count")?, |machine| {
+        machine.hold(&one)?;
+        machine.hold(&two)?;
+        let held = rax(machine)?;
+        machine.release(&two)?;
+        machine.resume()?;
+        assert_eq!((machine.state(), machine.holders()), (MachineState::Paused, vec!["one".to_owned()]));
+        assert_eq!(rax(machine)?, held);
+        machine.release(&one)?;
+        moved(machine, held)?;
+        machine.stop();
+        Ok(())
+    })?;
+    expect(&ended, &Outcome::Stopped)
+}
+
+/// A machine whose deadline passes while it is held goes on afterwards; one that nobody looks at ends in time.
+fn deadline_waits() -> Result<()> {
+    for (owner, waits) in [(Owner::new("gdb"), true), (Owner::new("ci").with_running_deadline(), false)] {
+        let machine = machine("count")?;
+        let controller = machine.controller();
+        controller.hold(&owner)?;
+        let running = machine.start()?;
+        let deadline = Instant::now() + GLIMPSE;
+        let until = deadline + if waits { 5 * GLIMPSE } else { LIMIT };
+        let looker = std::thread::spawn(move || {
+            while controller.state() == MachineState::Paused && Instant::now() < until {
+                std::thread::yield_now();
+            }
+            let state = controller.state();
+            let _ended = controller.release(&owner);
+            state
+        });
+        expect(&running.wait(Some(deadline)), &Outcome::Stopped)?;
+        let state = looker.join().map_err(|_| "the looker panicked")?;
+        assert_eq!(state == MachineState::Paused, waits, "{state:?}");
+    }
+    Ok(())
 }
 
 fn paused_machine_can_be_stopped() -> Result<()> {

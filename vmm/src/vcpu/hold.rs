@@ -1,0 +1,118 @@
+//! Who holds a machine paused: it runs when nobody does.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// One who may hold a machine paused. Two of the same name are two; a clone is the same one.
+///
+/// Each takes and ends its own hold ([`super::Controller::hold`], [`super::Controller::release`]), so that nobody lets a
+/// machine go on that another still looks at. A hold does not end with its owner: whoever may vanish ends it before.
+#[derive(Clone, Debug)]
+pub struct Owner {
+    token: u64,
+    name: Arc<str>,
+    stops_deadline: bool,
+}
+
+impl Owner {
+    /// An owner whose holds make the deadline of [`crate::machine::Running::wait`] stand still; `name` is what
+    /// people read.
+    #[must_use]
+    pub fn new(name: &str) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let token = NEXT.fetch_add(1, Ordering::Relaxed);
+        Self { token, name: name.into(), stops_deadline: true }
+    }
+
+    /// The same owner, whose later holds let the deadline come nearer as ever: for what no person looks at, as in CI.
+    #[must_use]
+    pub fn with_running_deadline(mut self) -> Self {
+        self.stops_deadline = false;
+        self
+    }
+
+    /// What people read.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+/// The holds on a machine, in the order in which they were taken.
+#[derive(Default)]
+pub(super) struct Holds {
+    owners: Vec<Owner>,
+    /// How long the deadline has stood still until `since`.
+    stood: Duration,
+    /// Since when it stands still, if it does.
+    since: Option<Instant>,
+}
+
+impl Holds {
+    pub(super) fn any(&self) -> bool {
+        !self.owners.is_empty()
+    }
+
+    pub(super) fn has(&self, owner: &Owner) -> bool {
+        self.owners.iter().any(|held| held.token == owner.token)
+    }
+
+    /// Adds `owner`'s hold; tells whether it had none.
+    pub(super) fn add(&mut self, owner: &Owner, now: Instant) -> bool {
+        let new = !self.has(owner);
+        if new {
+            self.owners.push(owner.clone());
+            self.mark(now);
+        }
+        new
+    }
+
+    pub(super) fn remove(&mut self, owner: &Owner, now: Instant) {
+        self.owners.retain(|held| held.token != owner.token);
+        self.mark(now);
+    }
+
+    pub(super) fn names(&self) -> Vec<String> {
+        self.owners.iter().map(|owner| owner.name.to_string()).collect()
+    }
+
+    /// How long the deadline has stood still until `now`.
+    pub(super) fn time(&self, now: Instant) -> Duration {
+        self.stood + self.since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
+    }
+
+    /// Starts or stops the measure of the time for which the deadline stands still.
+    fn mark(&mut self, now: Instant) {
+        let stands = self.owners.iter().any(|owner| owner.stops_deadline);
+        if stands != self.since.is_some() {
+            self.stood = self.time(now);
+            self.since = stands.then_some(now);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn deadline_stands_still_while_one_holds_who_stops_it() {
+        let (one, two) = (Owner::new("one"), Owner::new("two"));
+        let idle = Owner::new("ci").with_running_deadline();
+        let began = Instant::now();
+        let at = |seconds| began + Duration::from_secs(seconds);
+        let mut holds = Holds::default();
+        assert!(holds.add(&idle, at(0)) && holds.any());
+        assert_eq!(holds.time(at(5)), Duration::ZERO);
+        assert!(holds.add(&one, at(5)) && !holds.add(&one, at(6)) && holds.add(&two, at(7)));
+        assert_eq!(holds.time(at(8)), Duration::from_secs(3));
+        holds.remove(&one, at(9));
+        holds.remove(&two, at(10));
+        holds.remove(&two, at(11));
+        assert_eq!((holds.time(at(60)), holds.names()), (Duration::from_secs(5), vec!["ci".to_owned()]));
+        holds.add(&one.clone(), at(70));
+        assert!(holds.has(&one));
+        assert_eq!(holds.time(at(71)), Duration::from_secs(6));
+    }
+}
