@@ -9,7 +9,7 @@ pub mod registry;
 use serde::{Deserialize, Serialize};
 
 pub use boot::{Boot, CpuMode, ModuleConfig};
-pub use device::{Backend, DiskConfig, FwCfgFile, PvPanicConfig};
+pub use device::{AllowedRange, Backend, BusKind, DiskConfig, FwCfgFile, PvPanicConfig};
 pub use file::ConfigFileError;
 pub use memory::{HugePages, MemoryBacking};
 
@@ -57,6 +57,10 @@ pub struct MachineConfig {
     pub fw_cfg_files: Vec<FwCfgFile>,
     /// Whether there are `pc-testdev`'s registers, which need the ports of the debug console at 0xe9.
     pub testdev: bool,
+    /// Whether an access to where no device is ends the machine.
+    pub strict: bool,
+    /// Where a strict machine lets such accesses pass.
+    pub allowed: Vec<AllowedRange>,
 }
 
 /// A configuration that is no machine.
@@ -94,6 +98,15 @@ pub enum ConfigError {
     /// Files for a device that is not there.
     #[error("there are files for fw_cfg, which is not there")]
     FilesWithoutFwCfg,
+    /// Exceptions to what is no rule.
+    #[error("accesses to nothing are allowed at {0}, but end no machine that is not strict")]
+    AllowedWithoutStrict(AllowedRange),
+    /// A range that is none.
+    #[error("accesses are to be allowed at {0}: that is no range, or past the last port")]
+    Allowed(AllowedRange),
+    /// The number of such ranges.
+    #[error("{0} ranges where accesses to nothing are allowed: a machine has at most {ALLOWED_MAX}")]
+    AllowedRanges(usize),
     /// A file's name.
     #[error(
         "fw_cfg file {0:?}: names are distinct, of 1 to {FW_CFG_NAME_MAX} printable characters, and at most {FW_CFG_FILES_MAX}"
@@ -113,6 +126,8 @@ pub const DISKS_MAX: usize = 26;
 pub const FW_CFG_FILES_MAX: usize = 256;
 /// The longest name of a file in fw_cfg.
 pub const FW_CFG_NAME_MAX: usize = crate::device::fw_cfg::NAME_MAX;
+/// The most ranges where a strict machine allows accesses to nothing.
+pub const ALLOWED_MAX: usize = 256;
 /// The most named ports.
 pub const PORTS_MAX: usize = 16;
 
@@ -154,6 +169,15 @@ impl MachineConfig {
         self.validate_backends()?;
         if self.testdev && self.debug_console != Backend::Absent {
             return Err(ConfigError::TestdevAndDebugConsole);
+        }
+        if let Some(first) = self.allowed.first().filter(|_| !self.strict) {
+            return Err(ConfigError::AllowedWithoutStrict(*first));
+        }
+        if let Some(none) = self.allowed.iter().find(|range| range.last().is_none()) {
+            return Err(ConfigError::Allowed(*none));
+        }
+        if self.allowed.len() > ALLOWED_MAX {
+            return Err(ConfigError::AllowedRanges(self.allowed.len()));
         }
         if !self.fw_cfg && !self.fw_cfg_files.is_empty() {
             return Err(ConfigError::FilesWithoutFwCfg);
@@ -229,6 +253,8 @@ impl Default for MachineConfig {
             fw_cfg: true,
             fw_cfg_files: Vec::new(),
             testdev: false,
+            strict: false,
+            allowed: Vec::new(),
         }
     }
 }
@@ -281,6 +307,21 @@ mod tests {
         let console =
             MachineConfig { com1: Backend::Stdio, debug_console: Backend::Stdio, ..MachineConfig::default() };
         console.validate().unwrap();
+    }
+
+    #[test]
+    fn allowed_ranges_are_ranges_of_a_strict_machine() {
+        let allow = |text: &str| text.parse::<AllowedRange>().unwrap();
+        assert!(refused(|c| c.allowed = vec![allow("pio:0xcf8-0xcff")]).contains("pio:0xcf8, 0x8 addresses"));
+        let past = vec![allow("pio:0xffff-0x10000")];
+        assert!(refused(|c| (c.strict, c.allowed) = (true, past)).contains("past the last port"));
+        let none = AllowedRange { bus: BusKind::Mmio, base: 1, size: 0 };
+        assert!(refused(|c| (c.strict, c.allowed) = (true, vec![none])).contains("no range"));
+        let many = vec![allow("mmio:7"); ALLOWED_MAX + 1];
+        assert!(refused(|c| (c.strict, c.allowed) = (true, many)).contains("at most 256"));
+        for text in ["", "pio", "pio:", "pio:2-1", "isa:1", "mmio:0-0xffffffffffffffff", "pio:0x"] {
+            assert!(text.parse::<AllowedRange>().unwrap_err().contains("pio:0xcf8-0xcff"), "{text}");
+        }
     }
 
     #[test]

@@ -3,16 +3,17 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kvm_bindings::{
-    KVM_API_VERSION, KVM_MAX_CPUID_ENTRIES, KVM_MEM_READONLY, KVM_PIT_SPEAKER_DUMMY, kvm_pit_config,
-    kvm_userspace_memory_region,
+    KVM_API_VERSION, KVM_MAX_CPUID_ENTRIES, KVM_MEM_READONLY, KVM_PIT_SPEAKER_DUMMY, KvmIrqRouting,
+    kvm_pit_config, kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Cap, IoEventAddress, Kvm, VcpuFd, VmFd};
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion, MmapRegion, VolatileMemory};
 use vmm_sys_util::eventfd::EventFd;
 
+use crate::irq::{Msi, Routes};
 use crate::layout::{IDENTITY_MAP_ADDRESS, TSS_ADDRESS};
 use crate::memory::GuestMemory;
 
@@ -134,6 +135,8 @@ pub(crate) struct Vm {
     memory: GuestMemory,
     /// Whether there are zones whose writes are coalesced.
     coalesces: AtomicBool,
+    /// Where interrupts lead; held while KVM is told.
+    routes: Mutex<Routes>,
     /// The ROMs, each in the slot behind RAM's, likewise.
     roms: Mutex<Vec<MmapRegion>>,
 }
@@ -172,7 +175,9 @@ impl Vm {
             unsafe { fd.set_user_memory_region(slot) }
                 .map_err(KvmError::refused("KVM_SET_USER_MEMORY_REGION"))?;
         }
-        Ok(Arc::new(Self { fd, memory, coalesces: AtomicBool::new(false), roms: Mutex::default() }))
+        let limit = if irqchip { fd.check_extension_int(Cap::IrqRouting) } else { 0 };
+        let routes = Mutex::new(Routes::new(u32::try_from(limit).unwrap_or(0)));
+        Ok(Arc::new(Self { fd, memory, coalesces: AtomicBool::new(false), routes, roms: Mutex::default() }))
     }
 
     /// The memory that the slots point at.
@@ -187,6 +192,59 @@ impl Vm {
     /// Has KVM raise an edge at `gsi` for each count of `line`.
     pub(crate) fn connect(&self, line: &EventFd, gsi: u32) -> Result<(), KvmError> {
         self.fd.register_irqfd(line, gsi).map_err(KvmError::refused("KVM_IRQFD"))
+    }
+
+    /// Has KVM raise `gsi` for each count of `raise` until the guest ends the interrupt, which counts `ended`.
+    pub(crate) fn connect_level(
+        &self,
+        (raise, ended): (&EventFd, &EventFd),
+        gsi: u32,
+    ) -> Result<(), KvmError> {
+        if !self.fd.check_extension(Cap::IrqfdResample) {
+            return Err(KvmError::Capability("KVM_CAP_IRQFD_RESAMPLE"));
+        }
+        let step = "KVM_IRQFD with KVM_IRQFD_FLAG_RESAMPLE";
+        self.fd.register_irqfd_with_resample(raise, ended, gsi).map_err(KvmError::refused(step))
+    }
+
+    /// Gives each count of `line` a number of its own, which leads nowhere yet.
+    pub(crate) fn connect_message(&self, line: &EventFd) -> Result<u32, KvmError> {
+        let mut routes = self.routes();
+        let gsi = routes.allocate().ok_or(KvmError::Capability("room for interrupt routes"))?;
+        self.connect(line, gsi).inspect_err(|_| routes.free(gsi))?;
+        Ok(gsi)
+    }
+
+    /// Has `gsi`, a number of [`Self::connect_message`], lead to `msi`.
+    pub(crate) fn route_message(&self, gsi: u32, msi: Msi) -> Result<(), KvmError> {
+        let mut routes = self.routes();
+        let before = routes.set(gsi, Some(msi));
+        self.publish(&routes).map_err(|error| {
+            routes.set(gsi, before);
+            error
+        })
+    }
+
+    /// Takes back what [`Self::connect_message`] gave. The line goes before its number: a late count must not reach
+    /// the number's next owner.
+    pub(crate) fn disconnect_message(&self, line: &EventFd, gsi: u32) {
+        let mut routes = self.routes();
+        // A number that can't be taken back stays with the line until the VM goes.
+        if self.fd.unregister_irqfd(line, gsi).is_ok() {
+            routes.free(gsi);
+            let _the_route_stays_with_nobody_to_raise_it = self.publish(&routes);
+        }
+    }
+
+    fn routes(&self) -> MutexGuard<'_, Routes> {
+        self.routes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn publish(&self, routes: &Routes) -> Result<(), KvmError> {
+        let step = "KVM_SET_GSI_ROUTING";
+        let table = KvmIrqRouting::from_entries(&routes.entries())
+            .map_err(|error| KvmError::Refused { step, source: io::Error::other(error) })?;
+        self.fd.set_gsi_routing(&table).map_err(KvmError::refused(step))
     }
 
     /// Has KVM collect writes to the `size` ports or bytes at `zone` in the VM's ring, with no exit until it is full. Where

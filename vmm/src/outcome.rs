@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::bus::UnclaimedAccess;
+
 /// How a machine ended. A guest's failure is an outcome, not an error.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "outcome", rename_all = "kebab-case")]
@@ -30,6 +32,8 @@ pub enum Outcome {
     Halted,
     /// The host ended the machine (a timeout, a signal, the end of a test).
     Stopped,
+    /// The guest of a strict machine accessed what is nothing.
+    Unclaimed(UnclaimedAccess),
     /// KVM could not enter the guest (`KVM_EXIT_FAIL_ENTRY`).
     FailEntry {
         /// Which vCPU.

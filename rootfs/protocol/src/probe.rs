@@ -40,6 +40,15 @@ pub const STREAM: u16 = 0x800;
 pub const STREAM_ASTRAY: u16 = 0x804;
 /// The size in bytes of what of [`STREAM`] is coalesced.
 pub const STREAM_SIZE: u32 = 4;
+/// The level of the device's second interrupt ([`crate::addresses::PROBE_LEVEL_GSI`]), four bytes: it is raised again
+/// after each end of interrupt while it is not zero. Reads how many of those the device has seen. On MMIO alone.
+pub const LEVEL: u16 = 0x900;
+/// Where the device's message is written; eight bytes, to be written only. On MMIO alone.
+pub const MSI_ADDRESS: u16 = 0x908;
+/// What the device's message is; four bytes, to be written only. The message is as both say from then on. On MMIO alone.
+pub const MSI_DATA: u16 = 0x910;
+/// Writing raises the device's message once; reading (four bytes) tells how often it was raised. On MMIO alone.
+pub const MSI: u16 = 0x914;
 /// Takes the oldest entry off the access log: `offset | width << 8 | write << 16`, or all ones when the log
 /// is empty; four bytes. Accesses to this register are counted but not logged. The log keeps the last
 /// [`LOG_MAX`] accesses; an offset past 0xff shows as 0xff.

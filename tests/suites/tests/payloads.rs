@@ -6,10 +6,14 @@ mod coalesced;
 mod control;
 #[path = "payloads/dumps.rs"]
 mod dumps;
+#[path = "payloads/interrupts.rs"]
+mod interrupts;
 #[path = "payloads/state.rs"]
 mod state;
 #[path = "payloads/steps.rs"]
 mod steps;
+#[path = "payloads/strict.rs"]
+mod strict;
 
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};

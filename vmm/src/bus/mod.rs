@@ -5,12 +5,15 @@
 mod access;
 mod sizes;
 mod table;
+mod unclaimed;
 
 use std::sync::{Arc, Mutex};
 
 pub use access::Taken;
 pub use sizes::{AccessSizes, Width};
 pub use table::{Bus, BusError};
+pub(crate) use unclaimed::Unclaimed;
+pub use unclaimed::{UnclaimedAccess, UnclaimedReport};
 
 /// A device as a bus sees it: it knows offsets into its range, never its address.
 ///

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use kiln_vmm::boot;
-use kiln_vmm::config::{Backend, Boot, DiskConfig, MachineConfig, MemoryBacking, ModuleConfig, registry};
+use kiln_vmm::config::{
+    AllowedRange, Backend, Boot, DiskConfig, MachineConfig, MemoryBacking, ModuleConfig, registry,
+};
 
 use super::port::{self, Port};
 use super::status::ExitStatus;
@@ -21,7 +23,7 @@ pub(super) struct RunOptions {
     /// The machine from a file of TOML or JSON, as --print-config shows it, in place of all options that describe one.
     #[arg(long, value_name = "FILE", conflicts_with_all = [
         "kernel", "firmware", "initrd", "modules", "cmdline", "cpus", "mem", "memory_backing", "disks", "devices", "read_only",
-        "no_irqchip", "keep",
+        "no_irqchip", "keep", "strict", "allowed",
     ])]
     config: Option<PathBuf>,
     /// Firmware to start at the reset vector, in place of a kernel; it gets a clock.
@@ -62,6 +64,12 @@ pub(super) struct RunOptions {
     /// No interrupt controllers and timers: `HLT` then ends the machine at once.
     #[arg(long)]
     no_irqchip: bool,
+    /// End the machine when the guest accesses a port or an address where no device is.
+    #[arg(long)]
+    strict: bool,
+    /// Let such accesses pass at these ports or addresses, as pio:0xcf8-0xcff or mmio:0xfed00000-0xfed003ff; may be repeated.
+    #[arg(long = "allow", value_name = "BUS:FIRST[-LAST]", requires = "strict")]
+    allowed: Vec<AllowedRange>,
     /// End the machine after so many seconds.
     #[arg(long, value_name = "SECONDS")]
     pub(super) timeout: Option<u64>,
@@ -111,6 +119,8 @@ impl RunOptions {
             memory_backing: self.memory_backing,
             boot: self.boot()?,
             irqchip: !self.no_irqchip,
+            strict: self.strict,
+            allowed: self.allowed.clone(),
             disks: self.disks.iter().map(disk).collect(),
             ports: self.ports.iter().map(|port| port.name.clone()).collect(),
             virtio_console: false,

@@ -33,10 +33,14 @@ pub(super) fn run(options: &RunOptions) -> Result<u8> {
     // In the order of the machine's own.
     let named = config.ports.iter().filter_map(|name| options.ports.iter().find(|port| port.name == *name));
     let ports = named.map(Port::listen).collect::<Result<_>>()?;
-    let machine = Machine::new(&config, MachineIo { serial: Box::new(io::sink()), console: None, ports })?;
+    let mut machine =
+        Machine::new(&config, MachineIo { serial: Box::new(io::sink()), console: None, ports })?;
     for (device, path) in machine.ptys() {
         writeln!(io::stderr(), "kiln-vmm: {device} is {}", path.display())?;
     }
+    machine.tell_unclaimed(|report| {
+        let _nobody_reads_it = writeln!(io::stderr(), "kiln-vmm: {}", report.summary());
+    });
     let notice = machine.panic_notice();
     let running = machine.start()?;
     let caught = stop_on_signals(running.stopper())?;

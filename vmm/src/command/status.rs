@@ -11,7 +11,7 @@ const TIMED_OUT: u8 = 124;
 
 pub(super) const HELP: &str = "\
 Exit status: 0 for a guest that powered off, 2v+1 for one that wrote v to the debug-exit port (0 for v = 0, unless \
---exit-status raw), 1 for one that reset, halted, panicked or triple-faulted, 124 for one ended by --timeout, 125 for a machine that \
+--exit-status raw), 1 for one that reset, halted, panicked or triple-faulted or accessed nothing under --strict, 124 for one ended by --timeout, 125 for a machine that \
 could not run.";
 
 /// What a guest's write to the debug-exit port becomes.
@@ -40,6 +40,7 @@ pub(super) fn status(outcome: &Outcome, kind: ExitStatus, notice: &PanicNotice) 
         Outcome::Reset => (1, "the guest reset".to_owned()),
         Outcome::TripleFault { cpu } => (1, format!("triple fault of vCPU {cpu}")),
         Outcome::Halted => (1, "every vCPU halted with interrupts off".to_owned()),
+        Outcome::Unclaimed(access) => (1, format!("the machine is strict: {access}")),
         Outcome::Stopped => (TIMED_OUT, "ended from outside".to_owned()),
         other => (FAILED, format!("the machine failed: {other:?}")),
     }

@@ -97,7 +97,9 @@ fn parse(text: &str) -> Result<MachineConfig, (usize, String)> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Backend, Boot, CpuMode, DiskConfig, FwCfgFile, ModuleConfig, PvPanicConfig};
+    use super::super::{
+        AllowedRange, Backend, Boot, BusKind, CpuMode, DiskConfig, FwCfgFile, ModuleConfig, PvPanicConfig,
+    };
     use super::*;
 
     /// Machines that between them use all that a configuration can say.
@@ -137,6 +139,8 @@ mod tests {
                 rtc: true,
                 fw_cfg_files: vec![FwCfgFile { name: "opt/x".to_owned(), path: "x".into() }],
                 testdev: true,
+                strict: true,
+                allowed: vec![AllowedRange { bus: BusKind::Mmio, base: 0xfed0_0000, size: 1 }; 2],
                 ..MachineConfig::default()
             })
             .collect()

@@ -8,9 +8,10 @@ use kvm_ioctls::IoEventAddress;
 
 use super::backend::{BackendError, Backends, Connected};
 use super::outlet::outlet;
+use super::unclaimed::UnclaimedTeller;
 use super::{ConsoleEnd, Machine, MachineError, MachineIo};
 use crate::block::RawDisk;
-use crate::bus::{Bus, BusDevice};
+use crate::bus::{Bus, BusDevice, BusError, Unclaimed, Width};
 use crate::config::{Backend, Boot, FW_CFG_E820, FwCfgFile, MachineConfig, PvPanicConfig};
 use crate::device::debug_console::DebugConsole;
 use crate::device::debug_exit::DebugExit;
@@ -18,18 +19,19 @@ use crate::device::fw_cfg::{Facts, File, FwCfg};
 use crate::device::i8042::I8042;
 use crate::device::post::Post;
 use crate::device::power::AcpiPower;
-use crate::device::probe::Probe;
+use crate::device::probe::{CELLS, Cells, Probe};
 use crate::device::pvpanic::{PanicNotice, PvPanic};
 use crate::device::rtc::{NmiMask, Rtc};
 use crate::device::testdev::{Lines, TestLines, TestMemory, TestPorts};
 use crate::device::uart::Uart;
-use crate::irq::{Interrupt, Irqfd, Unconnected};
+use crate::irq::{Interrupt, Irqfd, LevelIrqfd, MsiIrqfd, Unconnected};
 use crate::kvm::{self, KvmError, Vm};
 use crate::layout::{
-    ACPI_SLEEP, COM, COM_GSIS, DEBUG_CONSOLE, DEBUG_EXIT, FIRMWARE_CONSOLE, FW_CFG, FW_CFG_SIZE,
-    I8042 as I8042_PORT, POST, PROBE_GSI, PROBE_MMIO, PROBE_MMIO_SIZE, PROBE_PIO, PROBE_PIO_SIZE,
-    PROBE_STREAM_PIO, PROBE_STREAM_PIO_SIZE, PVPANIC, RTC, TESTDEV, TESTDEV_IRQ, TESTDEV_IRQ_SIZE,
-    TESTDEV_MMIO, TESTDEV_MMIO_SIZE, TESTDEV_SIZE, VIRTIO_MMIO_SIZE, virtio_mmio_address, virtio_mmio_gsi,
+    ACPI_SLEEP, APIC_SIZE, COM, COM_GSIS, DEBUG_CONSOLE, DEBUG_EXIT, FIRMWARE_CONSOLE, FW_CFG, FW_CFG_SIZE,
+    I8042 as I8042_PORT, I8042_COMMAND, IOAPIC, KVMS_PORTS, LAPIC, POST, PROBE_CELLS_MMIO, PROBE_CELLS_PIO,
+    PROBE_GSI, PROBE_LEVEL_GSI, PROBE_MMIO, PROBE_MMIO_SIZE, PROBE_PIO, PROBE_PIO_SIZE, PROBE_STREAM_PIO,
+    PROBE_STREAM_PIO_SIZE, PVPANIC, RTC, TESTDEV, TESTDEV_IRQ, TESTDEV_IRQ_SIZE, TESTDEV_MMIO,
+    TESTDEV_MMIO_SIZE, TESTDEV_SIZE, VIRTIO_MMIO_SIZE, virtio_mmio_address, virtio_mmio_gsi,
 };
 use crate::memory::{self, GuestMemory};
 use crate::outcome::PowerSwitch;
@@ -69,14 +71,16 @@ pub(super) fn assemble(node: &Path, config: &MachineConfig, io: MachineIo) -> Re
         let rom = crate::boot::firmware::read(image)?;
         vm.add_rom(rom.base, &rom.bytes)?;
     }
-    let mut wiring = Wiring { vm: &vm, irqchip: config.irqchip, pio: Bus::new(), mmio: Bus::new() };
+    let (pio, mmio) = buses(config.irqchip)?;
+    let mut wiring = Wiring { vm: &vm, irqchip: config.irqchip, pio, mmio };
     let uart = wiring.serial(0, &config.com1, &mut backends)?;
     for (index, backend) in (1..).zip([&config.com2, &config.com3, &config.com4]) {
         if *backend != Backend::Absent {
             wiring.serial(index, backend, &mut backends)?;
         }
     }
-    wiring.pio("i8042", I8042_PORT, 5, I8042::new(power.clone()))?;
+    wiring.pio("i8042", I8042_PORT, 1, I8042::new(power.clone()))?;
+    wiring.pio("i8042", I8042_COMMAND, 1, I8042::new(power.clone()).command())?;
     wiring.pio("ACPI power", ACPI_SLEEP, 3, AcpiPower::new(power.clone()))?;
     wiring.pio("debug-exit", DEBUG_EXIT, 4, DebugExit::new(power.clone()))?;
     wiring.pio("POST", POST, 1, Post::new())?;
@@ -97,13 +101,14 @@ pub(super) fn assemble(node: &Path, config: &MachineConfig, io: MachineIo) -> Re
         wiring.testdev(&memory)?;
     }
     if config.probe {
-        let probe = Probe::new(memory.clone(), wiring.line(PROBE_GSI)?);
+        let probe = wiring.probe(&memory)?;
         wiring.pio("probe", PROBE_PIO, PROBE_PIO_SIZE, probe.pio())?;
         wiring.pio("probe", PROBE_STREAM_PIO, PROBE_STREAM_PIO_SIZE, probe.stream())?;
         vm.coalesce(IoEventAddress::Pio(PROBE_STREAM_PIO.into()), STREAM_SIZE)?;
         vm.coalesce(IoEventAddress::Mmio(PROBE_MMIO + u64::from(STREAM)), STREAM_SIZE)?;
         let mmio = Arc::new(Mutex::new(probe.mmio()));
         wiring.mmio.insert("probe", (PROBE_MMIO, PROBE_MMIO_SIZE), mmio)?;
+        wiring.cells()?;
     }
     let memory = Arc::new(memory);
     let virtio = devices
@@ -112,9 +117,12 @@ pub(super) fn assemble(node: &Path, config: &MachineConfig, io: MachineIo) -> Re
         .map(|(index, device)| wiring.virtio(index, device, &memory))
         .collect::<Result<_, _>>()?;
     let buses = Arc::new(Buses { pio: wiring.pio, mmio: wiring.mmio });
-    let vcpus = Ready::new(&kvm, vm, (config.cpus, config.irqchip), entry, buses, power.clone())?;
+    let unclaimed = if config.strict { Unclaimed::strict(config.allowed.clone()) } else { Arc::default() };
+    let to = (buses, unclaimed.clone());
+    let vcpus = Ready::new(&kvm, vm, (config.cpus, config.irqchip), entry, to, power.clone())?;
     let Backends { drains, ptys, .. } = backends;
-    Ok(Machine { vcpus, power, uart, virtio, drains, panic_notice, nmi_mask, ptys })
+    let teller = UnclaimedTeller::new(unclaimed);
+    Ok(Machine { vcpus, power, uart, virtio, drains, panic_notice, nmi_mask, ptys, teller })
 }
 
 pub(super) fn check(config: &MachineConfig, and_load: bool) -> Result<(), MachineError> {
@@ -127,6 +135,20 @@ pub(super) fn check(config: &MachineConfig, and_load: bool) -> Result<(), Machin
         crate::boot::load(&memory, config, config.disks.len() + 1)?;
     }
     Ok(())
+}
+
+/// Both buses without devices. Where KVM's interrupt controllers and timer are, no access reaches them.
+fn buses(irqchip: bool) -> Result<(Bus, Bus), BusError> {
+    let (mut pio, mut mmio) = (Bus::new(), Bus::new());
+    if irqchip {
+        for (owner, range) in KVMS_PORTS {
+            pio.reserve(owner, *range)?;
+        }
+        for (owner, address) in [("the I/O APIC", IOAPIC), ("the local APIC", LAPIC)] {
+            mmio.reserve(owner, (address, APIC_SIZE))?;
+        }
+    }
+    Ok((pio, mmio))
 }
 
 /// The virtio devices, in the order of their addresses: the console first, then the disks.
@@ -248,6 +270,27 @@ impl Wiring<'_> {
                 backends.hold(console.clone(), None);
             }
             self.pio.insert(name, (port.into(), 1), console)?;
+        }
+        Ok(())
+    }
+
+    /// The probe with its interrupts of each kind.
+    fn probe(&self, memory: &GuestMemory) -> Result<Probe, MachineError> {
+        let probe = Probe::new(memory.clone(), self.line(PROBE_GSI)?);
+        if !self.irqchip {
+            return Ok(probe);
+        }
+        let level = LevelIrqfd::new().map_err(MachineError::Io)?;
+        self.vm.connect_level(level.eventfds(), PROBE_LEVEL_GSI)?;
+        Ok(probe.with(Arc::new(level), Arc::new(MsiIrqfd::new(self.vm.clone())?)))
+    }
+
+    /// The probe's cells, on both buses: bytes, and next to them four bytes each.
+    fn cells(&mut self) -> Result<(), MachineError> {
+        for (bus, base) in [(&mut self.pio, u64::from(PROBE_CELLS_PIO)), (&mut self.mmio, PROBE_CELLS_MMIO)] {
+            for (base, width) in [(base, Width::Byte), (base + CELLS, Width::Double)] {
+                bus.insert("probe cells", (base, CELLS), Arc::new(Mutex::new(Cells::new(width))))?;
+            }
         }
         Ok(())
     }

@@ -5,6 +5,7 @@ mod backend;
 mod error;
 mod outlet;
 mod running;
+mod unclaimed;
 
 use std::io::Write;
 use std::os::unix::net::UnixStream;
@@ -12,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+pub use crate::bus::{UnclaimedAccess, UnclaimedReport};
 pub use crate::vcpu::{ControlError, Controller, DebugStop, MachineState, Owner};
 pub use crate::virtio::console::ConsoleEnd;
 pub use backend::BackendError;
@@ -27,6 +29,7 @@ use crate::outcome::PowerSwitch;
 use crate::vcpu::Ready;
 use crate::virtio::mmio::MmioTransport;
 use outlet::Drain;
+use unclaimed::UnclaimedTeller;
 
 /// The host's ends of what a machine is connected to.
 pub struct MachineIo {
@@ -48,6 +51,7 @@ pub struct Machine {
     panic_notice: PanicNotice,
     nmi_mask: NmiMask,
     ptys: Vec<(String, PathBuf)>,
+    teller: UnclaimedTeller,
 }
 
 impl Machine {
@@ -104,6 +108,12 @@ impl Machine {
         &self.ptys
     }
 
+    /// Has `told` hear of the guest's accesses to where no device is: at most once a second, and at the machine's end. It
+    /// is called by whoever waits for that.
+    pub fn tell_unclaimed(&mut self, told: impl FnMut(&UnclaimedReport) + Send + 'static) {
+        self.teller.tell(Box::new(told));
+    }
+
     /// Lets it run: every vCPU's thread is in place before the first instruction.
     ///
     /// # Errors
@@ -112,6 +122,7 @@ impl Machine {
         let began = Instant::now();
         let controller = self.vcpus.controller();
         let threads = self.vcpus.start(began).map_err(MachineError::Io)?;
-        Ok(Running::new(threads, controller, self.power, self.uart, self.virtio, self.drains))
+        let devices = (self.uart, self.virtio, self.drains);
+        Ok(Running::new(threads, controller, self.power, devices, self.teller))
     }
 }

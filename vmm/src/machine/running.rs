@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::outlet::Drain;
+use super::unclaimed::UnclaimedTeller;
 use crate::device::uart::{SerialInput, Uart};
 use crate::dump::VcpuDump;
 use crate::outcome::{Outcome, PowerSwitch};
@@ -23,6 +24,7 @@ pub struct Running {
     uart: Arc<Mutex<Uart>>,
     virtio: Vec<Arc<Mutex<MmioTransport>>>,
     drains: Vec<Drain>,
+    teller: UnclaimedTeller,
 }
 
 /// How a machine ended, and what it did.
@@ -52,11 +54,10 @@ impl Running {
         threads: Vec<VcpuThread>,
         controller: Controller,
         power: PowerSwitch,
-        uart: Arc<Mutex<Uart>>,
-        virtio: Vec<Arc<Mutex<MmioTransport>>>,
-        drains: Vec<Drain>,
+        (uart, virtio, drains): (Arc<Mutex<Uart>>, Vec<Arc<Mutex<MmioTransport>>>, Vec<Drain>),
+        teller: UnclaimedTeller,
     ) -> Self {
-        Self { threads, controller, power, uart, virtio, drains }
+        Self { threads, controller, power, uart, virtio, drains, teller }
     }
 
     /// A handle that ends the machine.
@@ -123,6 +124,7 @@ impl Running {
             for drain in &self.drains {
                 drain.look();
             }
+            self.teller.look();
             if watch.all_sleep_for_ever(&self.threads) {
                 self.power.end(Outcome::Halted);
             }
@@ -150,6 +152,7 @@ impl Running {
         for drain in &self.drains {
             drain.finish();
         }
+        self.teller.finish();
         (Trace { vcpus }, dumps.into_iter().flatten().collect())
     }
 }

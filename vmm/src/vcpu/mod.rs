@@ -1,5 +1,6 @@
 //! vCPUs: their set-up, their threads, the run loop and what comes of each exit, and how they are controlled.
 
+mod access;
 mod control;
 mod controller;
 mod cpuid;
@@ -14,9 +15,10 @@ pub mod state;
 mod steps;
 mod thread;
 
+pub(crate) use access::Buses;
 pub use control::MachineState;
 pub use controller::{ControlError, Controller, DebugStop};
 pub use hold::Owner;
 pub use setup::EntryState;
 pub(crate) use setup::{CODE_SELECTOR, gdt};
-pub(crate) use thread::{Buses, Idle, Ready, VcpuThread};
+pub(crate) use thread::{Idle, Ready, VcpuThread};

@@ -3,12 +3,14 @@
 use kvm_bindings::{KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN};
 use kvm_ioctls::{VcpuExit, VcpuFd};
 
+use super::access::Accesses;
 use super::controller::DebugStop;
 use super::exit;
 use super::pages::SharedPages;
 use super::thread::Outside;
+use crate::config::BusKind;
 use crate::outcome::Outcome;
-use crate::trace::{ExitKind, Recorder, Space};
+use crate::trace::{ExitKind, Recorder};
 
 /// `-KVM_ENOSYS`: what a guest gets for a hypercall that its hypervisor does not have.
 const NO_SUCH_HYPERCALL: u64 = (-1000i64).cast_unsigned();
@@ -29,21 +31,22 @@ pub(super) enum Next {
 
 /// Enters the guest, and handles what made it leave.
 pub(super) fn once(vcpu: &mut VcpuFd, index: u32, outside: &Outside, recorder: &mut Recorder) -> Next {
-    let buses = &*outside.buses;
     let exit = vcpu.run();
+    let (buses, unclaimed) = (&*outside.buses, &*outside.unclaimed);
+    let mut accesses = Accesses { buses, unclaimed, recorder, end: None };
     if let Some(ring) = &outside.ring {
         // What the guest wrote before it left comes first.
-        ring.take(|space, address, data| {
-            let bus = if space == Space::Pio { &buses.pio } else { &buses.mmio };
-            recorder.access(bus.write(address, data).device, (space, true), address, data);
-        });
+        ring.take(|bus, address, data| accesses.write(None, bus, address, data));
+        if let Some((outcome, why)) = accesses.end {
+            return Next::End(outcome, why);
+        }
     }
     let exit = match exit {
         Ok(exit) => exit,
         Err(error) => {
             return match error.errno() {
                 libc::EINTR => {
-                    recorder.exit(ExitKind::Intr);
+                    accesses.recorder.exit(ExitKind::Intr);
                     Next::Called
                 }
                 // A vCPU that waited for its start-up interrupt got it.
@@ -57,7 +60,7 @@ pub(super) fn once(vcpu: &mut VcpuFd, index: u32, outside: &Outside, recorder: &
         }
     };
     let kind = exit::kind(&exit);
-    recorder.exit(kind);
+    accesses.recorder.exit(kind);
     let named = |outcome| Next::End(outcome, kind.name().to_owned());
     match exit {
         VcpuExit::IoIn(port, data) => {
@@ -72,8 +75,7 @@ pub(super) fn once(vcpu: &mut VcpuFd, index: u32, outside: &Outside, recorder: &
             #[allow(unsafe_code)]
             let data = unsafe { &mut *data };
             for element in data.chunks_exact_mut(size) {
-                let device = buses.pio.read(port.into(), element).device;
-                recorder.access(device, (Space::Pio, false), port.into(), element);
+                accesses.read(index, BusKind::Pio, port.into(), element);
             }
         }
         VcpuExit::IoOut(port, data) => {
@@ -85,18 +87,11 @@ pub(super) fn once(vcpu: &mut VcpuFd, index: u32, outside: &Outside, recorder: &
             #[allow(unsafe_code)]
             let data = unsafe { &*data };
             for element in data.chunks_exact(size) {
-                let device = buses.pio.write(port.into(), element).device;
-                recorder.access(device, (Space::Pio, true), port.into(), element);
+                accesses.write(Some(index), BusKind::Pio, port.into(), element);
             }
         }
-        VcpuExit::MmioRead(address, data) => {
-            let device = buses.mmio.read(address, data).device;
-            recorder.access(device, (Space::Mmio, false), address, data);
-        }
-        VcpuExit::MmioWrite(address, data) => {
-            let device = buses.mmio.write(address, data).device;
-            recorder.access(device, (Space::Mmio, true), address, data);
-        }
+        VcpuExit::MmioRead(address, data) => accesses.read(index, BusKind::Mmio, address, data),
+        VcpuExit::MmioWrite(address, data) => accesses.write(Some(index), BusKind::Mmio, address, data),
         VcpuExit::Intr => return Next::Called,
         // Only a machine without interrupt controllers sees this one: nothing can ever wake the processor.
         VcpuExit::Hlt => return named(Outcome::Halted),
@@ -138,7 +133,10 @@ pub(super) fn once(vcpu: &mut VcpuFd, index: u32, outside: &Outside, recorder: &
         }
         other => return unexpected(index, exit::describe(&other)),
     }
-    Next::GoOn
+    match accesses.end {
+        Some((outcome, why)) => Next::End(outcome, why),
+        None => Next::GoOn,
+    }
 }
 
 /// The end of a machine that has no answer to an exit.

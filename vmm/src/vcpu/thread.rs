@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use kvm_bindings::{KVM_MP_STATE_HALTED, KVM_MP_STATE_INIT_RECEIVED, KVM_MP_STATE_UNINITIALIZED};
 use kvm_ioctls::{Kvm, VcpuFd};
 
+use super::access::Buses;
 use super::control::{Control, Hands};
 use super::controller::Controller;
 use super::cpuid;
@@ -18,7 +19,7 @@ use super::ring::Ring;
 use super::run::{self, Next};
 use super::setup::{self, EntryState};
 use super::steps;
-use crate::bus::Bus;
+use crate::bus::Unclaimed;
 use crate::dump::VcpuDump;
 use crate::kvm::{KvmError, Vm};
 use crate::outcome::{Outcome, PowerSwitch};
@@ -28,12 +29,6 @@ use crate::trace::{ExitKind, Recorder, VcpuTrace};
 const DR6_BS: u64 = 1 << 14;
 /// RFLAGS: maskable interrupts are taken.
 const RFLAGS_IF: u64 = 1 << 9;
-
-/// The devices that a vCPU's accesses go to.
-pub(crate) struct Buses {
-    pub(crate) pio: Bus,
-    pub(crate) mmio: Bus,
-}
 
 /// A vCPU's answer to the question whether it can ever go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,6 +73,7 @@ struct Group {
 /// What an exit is handled with.
 pub(super) struct Outside {
     pub(super) buses: Arc<Buses>,
+    pub(super) unclaimed: Arc<Unclaimed>,
     pub(super) pages: SharedPages,
     /// The VM's ring, if there are zones whose writes it takes.
     pub(super) ring: Option<Ring>,
@@ -96,7 +92,7 @@ impl Ready {
         vm: Arc<Vm>,
         (cpus, irqchip): (u32, bool),
         entry: EntryState,
-        buses: Arc<Buses>,
+        (buses, unclaimed): (Arc<Buses>, Arc<Unclaimed>),
         power: PowerSwitch,
     ) -> Result<Self, KvmError> {
         let cpuid = cpuid::supported(kvm)?;
@@ -118,7 +114,7 @@ impl Ready {
             })?,
             _ => None,
         };
-        let outside = Outside { buses, pages, ring };
+        let outside = Outside { buses, unclaimed, pages, ring };
         let msrs = kvm.get_msr_index_list().map_err(KvmError::refused("KVM_GET_MSR_INDEX_LIST"))?;
         let control = Control::new(cpus, power.clone(), vm.memory().clone(), msrs.as_slice().into());
         let control = Arc::new(control);

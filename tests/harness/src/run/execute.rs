@@ -107,7 +107,12 @@ fn run(
     let began = Instant::now();
     let deadline = began + plan.timeout;
     let (console, console_end) = console_ends(plan.machine.virtio_console && body.is_some())?;
-    let machine = Machine::new(&plan.machine, MachineIo { serial, console: console_end, ports: far_ends })?;
+    let mut machine =
+        Machine::new(&plan.machine, MachineIo { serial, console: console_end, ports: far_ends })?;
+    machine.tell_unclaimed({
+        let directory = directory.clone();
+        move |report| report.lines().for_each(|line| drop(directory.event("vmm", "info", &line)))
+    });
     let running = machine.start()?;
     let body = body.map(|body| (body, console, running.controller()));
     let _ = directory.event("vmm", "info", "the machine runs");
@@ -210,6 +215,10 @@ fn report(plan: &Plan, shared: &Shared, ended: &Ended, mut progress: Progress, b
     let verdict =
         judge(&Facts { console: &console, outcome: &ended.outcome, task, silent, timeout: plan.timeout });
     let error = match verdict {
+        // Before what its assertions say: they were not all made.
+        _ if let Outcome::Unclaimed(access) = &ended.outcome => {
+            Some(format!("the machine is strict: {access}"))
+        }
         Verdict::Vmm => Some(format!("the machine failed: {:?}", ended.outcome)),
         Verdict::Untestable => Some(console.no_port.as_ref().map_or_else(
             || "no assertion ran".to_owned(),

@@ -42,7 +42,7 @@ static CONTROL: fn() -> Vec<Case> = || {
     ]
 };
 
-fn payload(name: &str) -> Result<&'static Payload> {
+pub(super) fn payload(name: &str) -> Result<&'static Payload> {
     Ok(fixtures::by_name(name).ok_or_else(|| io::Error::other(format!("no payload {name}")))?)
 }
 

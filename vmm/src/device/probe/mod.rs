@@ -5,6 +5,7 @@
 //! misplacing of accesses shows. Only [`reg::ACCESS_COUNT`] and [`reg::INTERRUPT`] take writes of any width.
 
 mod bank;
+mod cells;
 mod dma;
 mod log;
 #[cfg(test)]
@@ -15,9 +16,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use kiln_protocol::probe as reg;
 
 use crate::bus::BusDevice;
-use crate::irq::Interrupt;
+use crate::irq::{Interrupt, LevelInterrupt, MessageInterrupt};
 use crate::memory::GuestMemory;
 use bank::Bank;
+pub use cells::{CELLS, Cells};
 
 /// One bank of registers, to be put on one bus or both.
 pub struct Probe {
@@ -29,6 +31,13 @@ impl Probe {
     #[must_use]
     pub fn new(memory: GuestMemory, interrupt: Arc<dyn Interrupt>) -> Self {
         Self { bank: Arc::new(Mutex::new(Bank::new(memory, interrupt))) }
+    }
+
+    /// With a level-triggered line, and an interrupt that is a message; without, those lead nowhere.
+    #[must_use]
+    pub fn with(self, level: Arc<dyn LevelInterrupt>, message: Arc<dyn MessageInterrupt>) -> Self {
+        self.bank.lock().unwrap_or_else(PoisonError::into_inner).connect(level, message);
+        self
     }
 
     /// The bank as a device for the PIO bus.
