@@ -17,6 +17,9 @@ pub use memory::{HugePages, MemoryBacking};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct MachineConfig {
+    /// What other processes of this user find the machine by ([`crate::control`]); without a name they don't.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
     /// How many vCPUs, 1 to 254.
     pub cpus: u32,
     /// Guest RAM in bytes; a multiple of 4 KiB, at least 1 MiB for payloads.
@@ -66,6 +69,9 @@ pub struct MachineConfig {
 /// A configuration that is no machine.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
+    /// The machine's name.
+    #[error("name {0:?}: a machine's name is 1 to 64 of A-Z a-z 0-9 . _ -, and begins with no dot")]
+    Name(String),
     /// The number of vCPUs.
     #[error("{0} CPUs: a machine has 1 to {CPUS_MAX}")]
     Cpus(u32),
@@ -140,6 +146,9 @@ impl MachineConfig {
     /// # Errors
     /// What is wrong, and what would be right.
     pub fn validate(&self) -> Result<(), ConfigError> {
+        if let Some(name) = self.name.as_ref().filter(|name| !crate::control::is_name(name)) {
+            return Err(ConfigError::Name(name.clone()));
+        }
         if !(1..=CPUS_MAX).contains(&self.cpus) {
             return Err(ConfigError::Cpus(self.cpus));
         }
@@ -233,6 +242,7 @@ pub(crate) const FW_CFG_E820: &str = "etc/e820";
 impl Default for MachineConfig {
     fn default() -> Self {
         Self {
+            name: None,
             cpus: 1,
             memory: 256 << 20,
             memory_backing: MemoryBacking::default(),
@@ -274,6 +284,7 @@ mod tests {
     fn absurd_numbers_are_refused_with_what_is_possible() {
         assert_eq!(refused(|c| c.cpus = 0), "0 CPUs: a machine has 1 to 254");
         assert_eq!(refused(|c| c.cpus = 10_000), "10000 CPUs: a machine has 1 to 254");
+        assert!(refused(|c| c.name = Some("a/b".to_owned())).contains("machine's name"));
         assert!(refused(|c| c.memory = 0).contains("1 MiB"));
         assert!(refused(|c| c.memory = (1 << 20) + 1).contains("multiples of 4096"));
         assert!(refused(|c| c.memory = u64::MAX).contains("4 TiB"));

@@ -9,8 +9,10 @@ pub mod boot;
 pub mod bus;
 mod chain;
 pub mod config;
+pub mod control;
 pub mod device;
 pub mod dump;
+pub mod event_loop;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 pub mod irq;

@@ -122,7 +122,19 @@ pub(super) fn assemble(node: &Path, config: &MachineConfig, io: MachineIo) -> Re
     let vcpus = Ready::new(&kvm, vm, (config.cpus, config.irqchip), entry, to, power.clone())?;
     let Backends { drains, ptys, .. } = backends;
     let teller = UnclaimedTeller::new(unclaimed);
-    Ok(Machine { vcpus, power, uart, virtio, drains, panic_notice, nmi_mask, ptys, teller })
+    Ok(Machine {
+        vcpus,
+        power,
+        uart,
+        virtio,
+        drains,
+        panic_notice,
+        nmi_mask,
+        ptys,
+        teller,
+        served: None,
+        events: None,
+    })
 }
 
 pub(super) fn check(config: &MachineConfig, and_load: bool) -> Result<(), MachineError> {

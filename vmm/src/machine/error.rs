@@ -7,6 +7,7 @@ use crate::block::DiskError;
 use crate::boot::BootError;
 use crate::bus::BusError;
 use crate::config::ConfigError;
+use crate::control::EndpointError;
 use crate::kvm::KvmError;
 use crate::memory::MemoryError;
 
@@ -28,6 +29,9 @@ pub enum MachineError {
     /// A serial port or console can't be connected.
     #[error(transparent)]
     Backend(#[from] BackendError),
+    /// The machine can't have its name.
+    #[error(transparent)]
+    Name(#[from] EndpointError),
     /// Two devices want the same addresses.
     #[error("the machine's devices are in each other's way")]
     Bus(#[from] BusError),

@@ -21,9 +21,11 @@ pub use error::MachineError;
 pub use running::{Ended, Running, Stopper};
 
 use crate::config::{Boot, MachineConfig};
+use crate::control::{Endpoint, Served, Subject};
 use crate::device::pvpanic::PanicNotice;
 use crate::device::rtc::NmiMask;
 use crate::device::uart::Uart;
+use crate::event_loop::EventLoop;
 use crate::kvm::KVM_NODE;
 use crate::outcome::PowerSwitch;
 use crate::vcpu::Ready;
@@ -52,10 +54,14 @@ pub struct Machine {
     nmi_mask: NmiMask,
     ptys: Vec<(String, PathBuf)>,
     teller: UnclaimedTeller,
+    // In this order: what is served ends before the loop that serves it.
+    served: Option<Served>,
+    events: Option<Arc<EventLoop>>,
 }
 
 impl Machine {
-    /// Builds the machine: memory, devices, vCPUs, and what it boots in its memory.
+    /// Builds the machine: memory, devices, vCPUs, and what it boots in its memory. If it has a name
+    /// ([`MachineConfig::name`]), it can be controlled from now on ([`crate::control`]).
     ///
     /// # Errors
     /// See [`MachineError`].
@@ -68,11 +74,33 @@ impl Machine {
     /// # Errors
     /// See [`MachineError`].
     pub fn new_on(node: &Path, config: &MachineConfig, io: MachineIo) -> Result<Self, MachineError> {
-        let machine = assembly::assemble(node, config, io)?;
+        // First: who wants a name that is taken has not touched anything else yet.
+        let endpoint = config.name.as_deref().map(Endpoint::open).transpose()?;
+        let mut machine = assembly::assemble(node, config, io)?;
         if let Boot::Kernel { kernel, .. } = &config.boot {
             machine.controller().set_kernel(kernel.clone());
         }
+        if let Some(endpoint) = endpoint {
+            let (name, notice) = (endpoint.name().to_owned(), machine.panic_notice());
+            let subject =
+                Subject::new(name, machine.controller(), config.memory, machine.uart.clone(), notice);
+            let events = machine.event_loop().map_err(MachineError::Io)?;
+            machine.served = Some(Served::start(&events, endpoint, subject).map_err(MachineError::Io)?);
+        }
         Ok(machine)
+    }
+
+    /// The machine's event loop, which runs from now on until the machine's end, or until all who have it let go of it.
+    ///
+    /// # Errors
+    /// The host has no room for a thread or its descriptors.
+    pub fn event_loop(&mut self) -> std::io::Result<Arc<EventLoop>> {
+        let events = match self.events.take() {
+            Some(events) => events,
+            None => Arc::new(EventLoop::start()?),
+        };
+        self.events = Some(events.clone());
+        Ok(events)
     }
 
     /// Checks all of a machine that can be checked without KVM: for whoever sends it elsewhere. With `and_load`, that
@@ -123,6 +151,7 @@ impl Machine {
         let controller = self.vcpus.controller();
         let threads = self.vcpus.start(began).map_err(MachineError::Io)?;
         let devices = (self.uart, self.virtio, self.drains);
-        Ok(Running::new(threads, controller, self.power, devices, self.teller))
+        let control = (self.served, self.events);
+        Ok(Running::new(threads, controller, self.power, devices, self.teller, control))
     }
 }

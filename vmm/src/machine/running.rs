@@ -5,8 +5,10 @@ use std::time::{Duration, Instant};
 
 use super::outlet::Drain;
 use super::unclaimed::UnclaimedTeller;
+use crate::control::Served;
 use crate::device::uart::{SerialInput, Uart};
 use crate::dump::VcpuDump;
+use crate::event_loop::EventLoop;
 use crate::outcome::{Outcome, PowerSwitch};
 use crate::trace::Trace;
 use crate::vcpu::{ControlError, Controller, Idle, MachineState, VcpuThread};
@@ -25,6 +27,9 @@ pub struct Running {
     virtio: Vec<Arc<Mutex<MmioTransport>>>,
     drains: Vec<Drain>,
     teller: UnclaimedTeller,
+    // In this order: what is served ends before the loop that serves it.
+    served: Option<Served>,
+    _events: Option<Arc<EventLoop>>,
 }
 
 /// How a machine ended, and what it did.
@@ -56,8 +61,9 @@ impl Running {
         power: PowerSwitch,
         (uart, virtio, drains): (Arc<Mutex<Uart>>, Vec<Arc<Mutex<MmioTransport>>>, Vec<Drain>),
         teller: UnclaimedTeller,
+        (served, _events): (Option<Served>, Option<Arc<EventLoop>>),
     ) -> Self {
-        Self { threads, controller, power, uart, virtio, drains, teller }
+        Self { threads, controller, power, uart, virtio, drains, teller, served, _events }
     }
 
     /// A handle that ends the machine.
@@ -153,6 +159,9 @@ impl Running {
             drain.finish();
         }
         self.teller.finish();
+        if let Some(served) = self.served.take() {
+            served.finish();
+        }
         (Trace { vcpus }, dumps.into_iter().flatten().collect())
     }
 }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use kvm_ioctls::VcpuFd;
 use serde::{Deserialize, Serialize};
+use vmm_sys_util::eventfd::EventFd;
 
 use super::controller::{ControlError, Debugger};
 use super::hold::{Holds, Owner};
@@ -22,7 +23,7 @@ use crate::trace::Recorder;
 
 /// How long a vCPU may take to come out of the guest. It takes microseconds unless a device, or a host that has no
 /// processor for it, holds it up; then whoever waits is told so rather than held up as well.
-const LIMIT: Duration = Duration::from_secs(30);
+pub(super) const LIMIT: Duration = Duration::from_secs(30);
 
 /// What a machine is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,6 +66,8 @@ pub(super) struct Control {
     desk: Mutex<Desk>,
     /// Told of each change of the desk that somebody may wait for.
     changed: Condvar,
+    /// Rung at each change of the machine's state.
+    bell: OnceLock<Arc<EventFd>>,
 }
 
 struct Desk {
@@ -91,7 +94,8 @@ impl Control {
         let desk = Mutex::new(Desk { started: false, holds: Holds::default(), seats });
         let (kernel, debugger) = (OnceLock::new(), Mutex::default());
         let (caller, steps) = (Owner::new("caller").with_running_deadline(), Steps::default());
-        Self { power, memory, msrs, kernel, debugger, caller, steps, kicks, desk, changed: Condvar::new() }
+        let (changed, bell) = (Condvar::new(), OnceLock::new());
+        Self { power, memory, msrs, kernel, debugger, caller, steps, kicks, desk, changed, bell }
     }
 
     pub(super) fn cpus(&self) -> u32 {
@@ -141,6 +145,33 @@ impl Control {
         for seat in &mut desk.seats {
             seat.taken = true;
         }
+        drop(desk);
+        self.ring();
+    }
+
+    /// Has `bell` rung from now on at each change of the machine's state, of its holders, and when all vCPUs are out of
+    /// the guest; the first one counts.
+    pub(super) fn set_bell(&self, bell: Arc<EventFd>) {
+        let _first = self.bell.set(bell);
+        self.ring();
+    }
+
+    fn ring(&self) {
+        if let Some(bell) = self.bell.get() {
+            // Full is rung.
+            let _rung = bell.write(1);
+        }
+    }
+
+    /// Whether every vCPU is out of the guest, and stays out.
+    pub(super) fn at_rest(&self) -> bool {
+        let desk = self.lock();
+        desk.holds.any() && desk.seats.iter().all(|seat| seat.parked || !seat.taken)
+    }
+
+    /// Whether somebody holds the machine whose holds stop its deadline.
+    pub(super) fn deadline_stands(&self) -> bool {
+        self.lock().holds.stop_deadline()
     }
 
     /// The thread of vCPU `index` takes no more work; what waits for it is dropped, which its owners notice.
@@ -157,6 +188,7 @@ impl Control {
     pub(super) fn ended(&self) {
         drop(self.lock());
         self.changed.notify_all();
+        self.ring();
     }
 
     pub(super) fn state(&self) -> MachineState {
@@ -188,6 +220,7 @@ impl Control {
             }
             waited = true;
             self.changed.notify_all();
+            self.ring();
             desk = self.changed.wait(desk).unwrap_or_else(PoisonError::into_inner);
         }
         drop(desk);
@@ -226,10 +259,20 @@ impl Control {
         index: u32,
         results: &std::sync::mpsc::Receiver<R>,
     ) -> Result<R, ControlError> {
+        self.result_within(LIMIT, index, results)
+    }
+
+    /// As [`Control::result`], within `limit`.
+    pub(super) fn result_within<R>(
+        &self,
+        limit: Duration,
+        index: u32,
+        results: &std::sync::mpsc::Receiver<R>,
+    ) -> Result<R, ControlError> {
         use std::sync::mpsc::RecvTimeoutError::{Disconnected, Timeout};
-        results.recv_timeout(LIMIT).map_err(|error| match error {
+        results.recv_timeout(limit).map_err(|error| match error {
             Disconnected => ControlError::Ended,
-            Timeout => ControlError::NoAnswer { cpu: index, seconds: LIMIT.as_secs() },
+            Timeout => ControlError::NoAnswer { cpu: index, seconds: limit.as_secs() },
         })
     }
 
@@ -239,6 +282,7 @@ impl Control {
         for kick in &self.kicks {
             kick.kick();
         }
+        self.ring();
         new
     }
 
@@ -267,6 +311,7 @@ impl Control {
                 }
                 drop(desk);
                 self.changed.notify_all();
+                self.ring();
                 let cpu = u32::try_from(busy).unwrap_or(u32::MAX);
                 return Err(ControlError::NoAnswer { cpu, seconds: LIMIT.as_secs() });
             }
@@ -281,6 +326,7 @@ impl Control {
         }
         self.lock().holds.remove(owner, Instant::now());
         self.changed.notify_all();
+        self.ring();
         Ok(())
     }
 

@@ -2,10 +2,12 @@
 
 use std::io::{self, Write};
 use std::sync::{Arc, mpsc};
+use std::time::Duration;
 
 use kvm_ioctls::VcpuFd;
+use vmm_sys_util::eventfd::EventFd;
 
-use super::control::{Control, Hands, MachineState};
+use super::control::{Control, Hands, LIMIT, MachineState};
 use super::hold::Owner;
 use super::state::{StateError, VcpuState};
 use super::steps;
@@ -157,8 +159,30 @@ impl Controller {
         self.release(&self.0.caller)
     }
 
+    /// Whether somebody holds the machine whose holds make the deadline of [`crate::machine::Running::wait`] stand still.
+    #[must_use]
+    pub fn deadline_stands(&self) -> bool {
+        self.0.deadline_stands()
+    }
+
+    /// Whether every vCPU is out of the guest, and stays out.
+    pub(crate) fn at_rest(&self) -> bool {
+        self.0.at_rest()
+    }
+
+    /// How the machine ended, if it has.
+    #[must_use]
+    pub fn outcome(&self) -> Option<Outcome> {
+        self.0.power().outcome()
+    }
+
+    /// Has `bell` rung at each change of the machine's state; only the first one is.
+    pub(crate) fn set_bell(&self, bell: Arc<EventFd>) {
+        self.0.set_bell(bell);
+    }
+
     /// For how long the deadline of [`crate::machine::Running::wait`] has stood still until now.
-    pub(crate) fn held(&self) -> std::time::Duration {
+    pub(crate) fn held(&self) -> Duration {
         self.0.held()
     }
 
@@ -231,6 +255,15 @@ impl Controller {
         &self,
         work: impl Fn(u32, &mut Hands<'_>) -> R + Send + Sync + 'static,
     ) -> Result<Vec<R>, ControlError> {
+        self.on_all_within(LIMIT, work)
+    }
+
+    /// Does `work` on every vCPU, and waits for no result longer than `limit`.
+    fn on_all_within<R: Send + 'static>(
+        &self,
+        limit: Duration,
+        work: impl Fn(u32, &mut Hands<'_>) -> R + Send + Sync + 'static,
+    ) -> Result<Vec<R>, ControlError> {
         let work = Arc::new(work);
         let posted = (0..self.cpus()).map(|cpu| {
             let (work, (results, result)) = (work.clone(), mpsc::sync_channel(1));
@@ -238,7 +271,7 @@ impl Controller {
             Ok(result)
         });
         let results = posted.collect::<Result<Vec<_>, ControlError>>()?;
-        (0..).zip(&results).map(|(cpu, result)| self.0.result(cpu, result)).collect()
+        (0..).zip(&results).map(|(cpu, result)| self.0.result_within(limit, cpu, result)).collect()
     }
 
     /// Has `told` hear of every breakpoint and single step that `KVM_SET_GUEST_DEBUG` makes a vCPU stop at, or nobody:
@@ -346,7 +379,12 @@ impl Controller {
     /// # Errors
     /// As [`Controller::run_on_vcpu`].
     pub fn trace(&self) -> Result<Trace, ControlError> {
-        let vcpus = self.on_all(|_, hands| hands.recorder.trace())?;
+        self.trace_within(LIMIT)
+    }
+
+    /// As [`Controller::trace`], with that limit for a vCPU's answer.
+    pub(crate) fn trace_within(&self, limit: Duration) -> Result<Trace, ControlError> {
+        let vcpus = self.on_all_within(limit, |_, hands| hands.recorder.trace())?;
         Ok(Trace { vcpus })
     }
 }

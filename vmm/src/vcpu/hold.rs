@@ -32,6 +32,16 @@ impl Owner {
         self
     }
 
+    /// Another owner, of that name: the same one whenever it is made of this one or of its clones.
+    #[must_use]
+    pub fn named(&self, name: &str) -> Self {
+        Self { name: name.into(), ..self.clone() }
+    }
+
+    fn is(&self, other: &Self) -> bool {
+        self.token == other.token && self.name == other.name
+    }
+
     /// What people read.
     #[must_use]
     pub fn name(&self) -> &str {
@@ -55,7 +65,7 @@ impl Holds {
     }
 
     pub(super) fn has(&self, owner: &Owner) -> bool {
-        self.owners.iter().any(|held| held.token == owner.token)
+        self.owners.iter().any(|held| held.is(owner))
     }
 
     /// Adds `owner`'s hold; tells whether it had none.
@@ -69,12 +79,17 @@ impl Holds {
     }
 
     pub(super) fn remove(&mut self, owner: &Owner, now: Instant) {
-        self.owners.retain(|held| held.token != owner.token);
+        self.owners.retain(|held| !held.is(owner));
         self.mark(now);
     }
 
     pub(super) fn names(&self) -> Vec<String> {
         self.owners.iter().map(|owner| owner.name.to_string()).collect()
+    }
+
+    /// Whether the deadline stands still.
+    pub(super) fn stop_deadline(&self) -> bool {
+        self.since.is_some()
     }
 
     /// How long the deadline has stood still until `now`.
@@ -112,7 +127,8 @@ mod tests {
         holds.remove(&two, at(11));
         assert_eq!((holds.time(at(60)), holds.names()), (Duration::from_secs(5), vec!["ci".to_owned()]));
         holds.add(&one.clone(), at(70));
-        assert!(holds.has(&one));
+        assert!(holds.has(&one) && !holds.has(&one.named("two")) && !holds.has(&two.named("one")));
+        assert!(holds.has(&one.named("one")) && holds.stop_deadline());
         assert_eq!(holds.time(at(71)), Duration::from_secs(6));
     }
 }
