@@ -139,6 +139,8 @@ pub(crate) struct Vm {
     routes: Mutex<Routes>,
     /// The ROMs, each in the slot behind RAM's, likewise.
     roms: Mutex<Vec<MmapRegion>>,
+    /// The interrupt lines that KVM listens to, each with its pin.
+    lines: Mutex<Vec<(EventFd, u32)>>,
 }
 
 impl Vm {
@@ -177,7 +179,8 @@ impl Vm {
         }
         let limit = if irqchip { fd.check_extension_int(Cap::IrqRouting) } else { 0 };
         let routes = Mutex::new(Routes::new(u32::try_from(limit).unwrap_or(0)));
-        Ok(Arc::new(Self { fd, memory, coalesces: AtomicBool::new(false), routes, roms: Mutex::default() }))
+        let (coalesces, roms, lines) = (AtomicBool::new(false), Mutex::default(), Mutex::default());
+        Ok(Arc::new(Self { fd, memory, coalesces, routes, roms, lines }))
     }
 
     /// The memory that the slots point at.
@@ -191,7 +194,24 @@ impl Vm {
 
     /// Has KVM raise an edge at `gsi` for each count of `line`.
     pub(crate) fn connect(&self, line: &EventFd, gsi: u32) -> Result<(), KvmError> {
-        self.fd.register_irqfd(line, gsi).map_err(KvmError::refused("KVM_IRQFD"))
+        self.fd.register_irqfd(line, gsi).map_err(KvmError::refused("KVM_IRQFD"))?;
+        let line = line.try_clone().map_err(|source| KvmError::Refused { step: "KVM_IRQFD", source })?;
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner).push((line, gsi));
+        Ok(())
+    }
+
+    /// Has KVM listen to no line any more. Edges that were on their way have arrived when this returns: KVM takes them in by
+    /// a thread of its own, and waits for that thread before it lets go of a line.
+    pub(crate) fn disconnect(&self) -> Result<(), KvmError> {
+        for (line, gsi) in self.lines.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            self.fd.unregister_irqfd(&line, gsi).map_err(KvmError::refused("KVM_IRQFD"))?;
+        }
+        Ok(())
+    }
+
+    /// For requests that are only one's own.
+    pub(crate) fn fd(&self) -> &VmFd {
+        &self.fd
     }
 
     /// Has KVM raise `gsi` for each count of `raise` until the guest ends the interrupt, which counts `ended`.

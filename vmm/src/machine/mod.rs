@@ -26,10 +26,13 @@ use crate::device::pvpanic::PanicNotice;
 use crate::device::rtc::NmiMask;
 use crate::device::uart::Uart;
 use crate::event_loop::EventLoop;
-use crate::kvm::KVM_NODE;
+use crate::kvm::{self, KVM_NODE};
 use crate::outcome::PowerSwitch;
+pub use crate::snapshot::RestoreIo;
+use crate::snapshot::{Loaded, Restored, Saver, SnapshotError};
 use crate::vcpu::Ready;
 use crate::virtio::mmio::MmioTransport;
+use assembly::Begin;
 use outlet::Drain;
 use unclaimed::UnclaimedTeller;
 
@@ -54,6 +57,9 @@ pub struct Machine {
     nmi_mask: NmiMask,
     ptys: Vec<(String, PathBuf)>,
     teller: UnclaimedTeller,
+    saver: Saver,
+    /// What is left to be done of a restore when it starts.
+    restored: Option<Restored>,
     // In this order: what is served ends before the loop that serves it.
     served: Option<Served>,
     events: Option<Arc<EventLoop>>,
@@ -74,9 +80,10 @@ impl Machine {
     /// # Errors
     /// See [`MachineError`].
     pub fn new_on(node: &Path, config: &MachineConfig, io: MachineIo) -> Result<Self, MachineError> {
+        config.validate()?;
         // First: who wants a name that is taken has not touched anything else yet.
         let endpoint = config.name.as_deref().map(Endpoint::open).transpose()?;
-        let mut machine = assembly::assemble(node, config, io)?;
+        let mut machine = assembly::assemble(kvm::open(node)?, config, io, Begin::Boot)?;
         if let Boot::Kernel { kernel, .. } = &config.boot {
             machine.controller().set_kernel(kernel.clone());
         }
@@ -86,6 +93,37 @@ impl Machine {
                 Subject::new(name, machine.controller(), config.memory, machine.uart.clone(), notice);
             let events = machine.event_loop().map_err(MachineError::Io)?;
             machine.served = Some(Served::start(&events, endpoint, subject).map_err(MachineError::Io)?);
+        }
+        Ok(machine)
+    }
+
+    /// Builds a machine that goes on from the snapshot in `folder` ([`Running::save`]), as if no time had passed; it has no
+    /// name. It is as ready to run as a new one: who wants to look at it first holds it before its start. What
+    /// the snapshot's configuration says of files is as it was when the first machine was built: serial ports and consoles are opened
+    /// anew, and a kernel is not read again.
+    ///
+    /// Its RAM is private and on small pages, whatever its configuration says, and what it writes to disks is lost with it.
+    ///
+    /// # Errors
+    /// See [`SnapshotError`]; [`SnapshotError::is_stale`] tells whether the snapshot is of no use any more.
+    pub fn restore(folder: &Path, io: RestoreIo) -> Result<Self, SnapshotError> {
+        Self::restore_on(Path::new(KVM_NODE), folder, io)
+    }
+
+    /// As [`Machine::restore`], on the KVM at `node`.
+    ///
+    /// # Errors
+    /// As [`Machine::restore`].
+    pub fn restore_on(node: &Path, folder: &Path, io: RestoreIo) -> Result<Self, SnapshotError> {
+        let kvm = kvm::open(node)?;
+        let snapshot = Loaded::open(&kvm, folder)?;
+        let config = MachineConfig { name: None, ..snapshot.config().clone() };
+        config.validate().map_err(MachineError::from)?;
+        let RestoreIo { serial, console, ports, reserved_disk } = io;
+        let begin = Begin::From { snapshot, reserved_disk: reserved_disk.as_deref() };
+        let machine = assembly::assemble(kvm, &config, MachineIo { serial, console, ports }, begin)?;
+        if let Boot::Kernel { kernel, .. } = &config.boot {
+            machine.controller().set_kernel(kernel.clone());
         }
         Ok(machine)
     }
@@ -149,9 +187,12 @@ impl Machine {
     pub fn start(self) -> Result<Running, MachineError> {
         let began = Instant::now();
         let controller = self.vcpus.controller();
+        if let Some(Restored { time, vcpus }) = &self.restored {
+            self.vcpus.set_time(time, vcpus)?;
+        }
         let threads = self.vcpus.start(began).map_err(MachineError::Io)?;
         let devices = (self.uart, self.virtio, self.drains);
         let control = (self.served, self.events);
-        Ok(Running::new(threads, controller, self.power, devices, self.teller, control))
+        Ok(Running::new(threads, controller, self.power, devices, (self.teller, self.saver), control))
     }
 }

@@ -1,5 +1,6 @@
 //! A machine that runs, until it ends.
 
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -10,8 +11,9 @@ use crate::device::uart::{SerialInput, Uart};
 use crate::dump::VcpuDump;
 use crate::event_loop::EventLoop;
 use crate::outcome::{Outcome, PowerSwitch};
+use crate::snapshot::{Saver, SnapshotError};
 use crate::trace::Trace;
-use crate::vcpu::{ControlError, Controller, Idle, MachineState, VcpuThread};
+use crate::vcpu::{ControlError, Controller, Idle, MachineState, Owner, VcpuThread};
 use crate::virtio::mmio::MmioTransport;
 
 /// How often a machine that runs is looked at: for half a line that waits in the UART, and for processors that
@@ -27,6 +29,7 @@ pub struct Running {
     virtio: Vec<Arc<Mutex<MmioTransport>>>,
     drains: Vec<Drain>,
     teller: UnclaimedTeller,
+    saver: Saver,
     // In this order: what is served ends before the loop that serves it.
     served: Option<Served>,
     _events: Option<Arc<EventLoop>>,
@@ -60,10 +63,10 @@ impl Running {
         controller: Controller,
         power: PowerSwitch,
         (uart, virtio, drains): (Arc<Mutex<Uart>>, Vec<Arc<Mutex<MmioTransport>>>, Vec<Drain>),
-        teller: UnclaimedTeller,
+        (teller, saver): (UnclaimedTeller, Saver),
         (served, _events): (Option<Served>, Option<Arc<EventLoop>>),
     ) -> Self {
-        Self { threads, controller, power, uart, virtio, drains, teller, served, _events }
+        Self { threads, controller, power, uart, virtio, drains, teller, saver, served, _events }
     }
 
     /// A handle that ends the machine.
@@ -104,6 +107,20 @@ impl Running {
     #[must_use]
     pub fn serial_input(&self) -> SerialInput {
         SerialInput::new(self.uart.clone())
+    }
+
+    /// Saves the machine to the new folder `to`, for machines that go on from there ([`super::Machine::restore`]), and
+    /// ends it as [`Outcome::Stopped`]: those go on, this one does not. Whoever holds it keeps it where it is; nobody
+    /// needs to. The folder is there whole, or not at all.
+    ///
+    /// # Errors
+    /// See [`SnapshotError`]. The machine has ended then as well.
+    pub fn save(mut self, to: &Path) -> Result<Ended, SnapshotError> {
+        let owner = Owner::new("snapshot");
+        self.controller.hold(&owner)?;
+        self.saver.save(&self.controller, to)?;
+        let (trace, dumps) = self.end();
+        Ok(Ended { outcome: Outcome::Stopped, trace, dumps })
     }
 
     /// Waits for the machine's end, or ends it at `deadline`, which is put off by the time for which the machine is held

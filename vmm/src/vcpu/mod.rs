@@ -19,6 +19,7 @@ pub(crate) use access::Buses;
 pub use control::MachineState;
 pub use controller::{ControlError, Controller, DebugStop};
 pub use hold::Owner;
+pub(crate) use cpuid::of_first as cpuid_of_first;
 pub use setup::EntryState;
 pub(crate) use setup::{CODE_SELECTOR, gdt};
 pub(crate) use thread::{Idle, Ready, VcpuThread};

@@ -8,6 +8,7 @@ mod bank;
 mod cells;
 mod dma;
 mod log;
+mod state;
 #[cfg(test)]
 mod tests;
 
@@ -44,6 +45,12 @@ impl Probe {
     #[must_use]
     pub fn pio(&self) -> ProbeWindow {
         ProbeWindow { bank: Arc::clone(&self.bank), from: 0 }
+    }
+
+    /// The bank as a part of a snapshot.
+    #[must_use]
+    pub(crate) fn part(&self) -> Arc<Mutex<dyn crate::snapshot::Persist>> {
+        self.bank.clone()
     }
 
     /// The bank as a device for the MMIO bus.
