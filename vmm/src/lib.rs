@@ -30,4 +30,4 @@ pub mod virtio;
 
 pub use chain::chain;
 // What work on a vCPU's own thread has in its hands (`Controller::run_on_vcpu`).
-pub use {kvm_bindings, kvm_ioctls};
+pub use {kvm_bindings, kvm_ioctls, vm_memory};

@@ -1,5 +1,8 @@
 //! The command `kiln-vmm`, as whoever runs it sees it.
 
+#[path = "command/hostile.rs"]
+mod hostile;
+
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
 
@@ -20,6 +23,7 @@ static COMMAND: fn() -> Vec<Case> = || {
         case("debug_consoles_share_standard_output", consoles),
         case("serial_port_reads_standard_input", standard_input),
         case("printed_machine_runs_again_as_printed", printed_machine),
+        case("access_to_nothing_ends_a_strict_machine_and_is_told_of_on_others", strict),
         case("bad_options_end_with_one_line_and_125", bad_options),
     ]
 };
@@ -142,6 +146,25 @@ fn printed_machine() -> Came {
         (status, error.lines().count(), error.contains("line 2: unknown field `speed`")),
         (Some(125), 1, true),
     )
+}
+
+fn strict() -> Came {
+    let payload = kiln_fixtures::by_name("pio-nothing").ok_or("no such payload")?;
+    let kernel = file(&payload.elf())?;
+    let path = kernel.path().to_string_lossy();
+    let first = "vCPU 0 wrote 1 byte at port 0xb00, where no device is";
+    let (status, said, error) = vmm(&["run", &path, "--mem", "16"])?;
+    same((status, said.as_str()), (Some(0), ""))?;
+    same((error.lines().count() <= 2, error.contains(first)), (true, true))?;
+    let (status, _, error) = vmm(&["run", &path, "--mem", "16", "--strict"])?;
+    same((status, error.contains(&format!("the machine is strict: {first}\n"))), (Some(1), true))?;
+    let allowed = ["run", &path, "--mem", "16", "--strict", "--allow", "pio:0xb00-0xb03"];
+    same(vmm(&allowed)?.0, Some(0))?;
+    let (_, shown, _) = vmm(&[&allowed[..], &["--print-config=toml"]].concat())?;
+    let shown = file(shown.as_bytes())?;
+    same(vmm(&["run", "--config", &shown.path().to_string_lossy()])?.0, Some(0))?;
+    let (status, _, error) = vmm(&["run", &path, "--allow", "pio:0xb00"])?;
+    same((status, error.contains("--strict")), (Some(125), true))
 }
 
 fn bad_options() -> Came {

@@ -1,5 +1,5 @@
-//! The words by which this program, carried into the lab, is told what to do there. They are between it and
-//! itself, so no help names them.
+//! The words by which this program, carried into the lab or built anew, is told what to do there. They are between it
+//! and itself, so no help names them.
 
 use std::ffi::OsString;
 use std::io;
@@ -11,7 +11,7 @@ use kiln::evidence::RunDirectory;
 use kiln::lab::INNER_PLAN;
 use kiln::run::{Plan, TaskIo, execute};
 
-use crate::bench::{INNER_BENCH, inner_bench};
+use crate::bench::{INNER_BENCH, INNER_EXITS, inner_bench, inner_exits};
 use crate::exit::Exit;
 use crate::ui;
 
@@ -23,6 +23,7 @@ pub(crate) fn run(words: impl IntoIterator<Item = OsString>) -> Option<Exit> {
     let result = match words[..] {
         [INNER_PLAN, plan, directory] => carry_out(Path::new(plan), directory),
         [INNER_BENCH, spec] => inner_bench(Path::new(spec)).map(|()| Exit::PASSED),
+        [INNER_EXITS] => inner_exits().map(|()| Exit::PASSED),
         _ => return None,
     };
     Some(result.unwrap_or_else(|error| {

@@ -59,6 +59,10 @@ pub const PROBE_CELLS_PIO: u16 = 0xa50;
 pub const PROBE_CELLS_MMIO: u64 = 0xd011_0000;
 /// How many addresses the cells take.
 pub const PROBE_CELLS_SIZE: u16 = 32;
+/// Where the probe device's window is that the guest can move ([`WINDOW_BASE`](crate::probe::WINDOW_BASE)), before it does so.
+pub const PROBE_WINDOW: u64 = 0xd012_0000;
+/// The size of that window in bytes.
+pub const PROBE_WINDOW_SIZE: u64 = 0x1000;
 /// The probe device's interrupt.
 pub const PROBE_GSI: u32 = 10;
 /// The probe device's second, level-triggered interrupt.

@@ -8,6 +8,8 @@ mod control;
 mod dumps;
 #[path = "payloads/interrupts.rs"]
 mod interrupts;
+#[path = "payloads/memory.rs"]
+mod memory;
 #[path = "payloads/state.rs"]
 mod state;
 #[path = "payloads/steps.rs"]

@@ -3,6 +3,7 @@
 //! A device reaches guest memory and interrupt lines, never a bus: an access can't lead to another one.
 
 mod access;
+mod published;
 mod sizes;
 mod table;
 mod unclaimed;
@@ -10,6 +11,7 @@ mod unclaimed;
 use std::sync::{Arc, Mutex};
 
 pub use access::Taken;
+pub(crate) use published::{Published, Seen};
 pub use sizes::{AccessSizes, Width};
 pub use table::{Bus, BusError};
 pub(crate) use unclaimed::Unclaimed;

@@ -98,24 +98,34 @@ impl Bus {
     pub fn insert(
         &mut self,
         name: &str,
+        range: (u64, u64),
+        device: Shared<dyn BusDevice>,
+    ) -> Result<(), BusError> {
+        self.insert_again(name.into(), range, device)
+    }
+
+    /// As [`Bus::insert`], for a device that had another place before: it is known by the `name` that it had there.
+    pub(crate) fn insert_again(
+        &mut self,
+        name: Arc<str>,
         (base, size): (u64, u64),
         device: Shared<dyn BusDevice>,
     ) -> Result<(), BusError> {
-        let last = last(name, base, size)?;
+        let last = last(&name, base, size)?;
         let sizes = device.lock().unwrap_or_else(PoisonError::into_inner).sizes();
         if !sizes.fill(size) {
-            return Err(BusError::Ragged { name: name.to_owned(), base, size, width: sizes.min() });
+            return Err(BusError::Ragged { name: name.to_string(), base, size, width: sizes.min() });
         }
         if let Some((.., owner)) = self.reserved.iter().find(|(from, to, _)| *from <= last && base <= *to) {
-            return Err(BusError::Reserved { name: name.to_owned(), base, owner });
+            return Err(BusError::Reserved { name: name.to_string(), base, owner });
         }
         let index = self.ranges.partition_point(|range| range.last < base);
         if let Some(next) = self.ranges.get(index)
             && next.base <= last
         {
-            return Err(BusError::Overlap { name: name.to_owned(), base, other: next.name.to_string() });
+            return Err(BusError::Overlap { name: name.to_string(), base, other: next.name.to_string() });
         }
-        self.ranges.insert(index, Range { base, last, name: name.into(), sizes, device });
+        self.ranges.insert(index, Range { base, last, name, sizes, device });
         Ok(())
     }
 

@@ -166,7 +166,7 @@ pub const DEVICES: &[DeviceKind] = &[
     ),
     kind(
         "probe",
-        "ports 0xa00-0xa3f, MMIO 0xd0100000, interrupt 10",
+        "ports 0xa00-0xa47, MMIO 0xd0100000, a window first at 0xd0110000, interrupt 10",
         "registers to assert on",
         &[PRESENT],
         |config, given| given.present().map(|present| config.probe = present),

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use kiln_protocol::probe::{STREAM, STREAM_SIZE};
+use kiln_protocol::probe::{DOORBELL, DOORBELL_RING, STREAM, STREAM_SIZE};
 use kvm_ioctls::{IoEventAddress, Kvm};
 
 use super::backend::{BackendError, Backends, Connected};
@@ -19,7 +19,7 @@ use crate::device::fw_cfg::{Facts, File, FwCfg};
 use crate::device::i8042::I8042;
 use crate::device::post::Post;
 use crate::device::power::AcpiPower;
-use crate::device::probe::{CELLS, Cells, Probe};
+use crate::device::probe::{CELLS, Cells, Doorbells, Probe};
 use crate::device::pvpanic::{PanicNotice, PvPanic};
 use crate::device::rtc::{NmiMask, Rtc};
 use crate::device::testdev::{Lines, TestLines, TestMemory, TestPorts};
@@ -28,11 +28,16 @@ use crate::irq::{Interrupt, Irqfd, LevelIrqfd, MsiIrqfd, Unconnected};
 use crate::kvm::{self, KvmError, Vm};
 use crate::layout::{
     ACPI_SLEEP, APIC_SIZE, COM, COM_GSIS, DEBUG_CONSOLE, DEBUG_EXIT, FIRMWARE_CONSOLE, FW_CFG, FW_CFG_SIZE,
-    I8042 as I8042_PORT, I8042_COMMAND, IOAPIC, KVMS_PORTS, LAPIC, POST, PROBE_CELLS_MMIO, PROBE_CELLS_PIO,
-    PROBE_GSI, PROBE_LEVEL_GSI, PROBE_MMIO, PROBE_MMIO_SIZE, PROBE_PIO, PROBE_PIO_SIZE, PROBE_STREAM_PIO,
-    PROBE_STREAM_PIO_SIZE, PVPANIC, RTC, TESTDEV, TESTDEV_IRQ, TESTDEV_IRQ_SIZE, TESTDEV_MMIO,
-    TESTDEV_MMIO_SIZE, TESTDEV_SIZE, VIRTIO_MMIO_SIZE, virtio_mmio_address, virtio_mmio_gsi,
+    I8042 as I8042_PORT, I8042_COMMAND, IDENTITY_MAP_ADDRESS, IOAPIC, KVMS_PORTS, LAPIC, POST,
+    PROBE_CELLS_MMIO, PROBE_CELLS_PIO, PROBE_GSI, PROBE_LEVEL_GSI, PROBE_MMIO, PROBE_MMIO_SIZE, PROBE_PIO,
+    PROBE_PIO_SIZE, PROBE_STREAM_PIO, PROBE_STREAM_PIO_SIZE, PROBE_WINDOW, PROBE_WINDOW_SIZE, PVPANIC, RTC,
+    TESTDEV, TESTDEV_IRQ, TESTDEV_IRQ_SIZE, TESTDEV_MMIO, TESTDEV_MMIO_SIZE, TESTDEV_SIZE, TSS_ADDRESS,
+    VIRTIO_MMIO_SIZE, virtio_mmio_address, virtio_mmio_gsi,
 };
+use crate::memory::map::MemoryMap;
+use crate::memory::on_bus::BusListener;
+use crate::memory::region::{Doorbell, Window, Zone};
+use crate::memory::table::Table;
 use crate::memory::{self, GuestMemory};
 use crate::outcome::PowerSwitch;
 use crate::snapshot::checksum::Checksum;
@@ -87,16 +92,20 @@ pub(super) fn assemble(
         Begin::From { .. } => None,
     };
 
-    let vm = Vm::new(&kvm, memory.clone(), config.irqchip)?;
-    let mut map = Checksum::new();
+    let vm = Vm::new(&kvm, config.irqchip)?;
+    let bus = BusListener::default();
+    let mmio = bus.published();
+    let table = empty_table(&vm, bits, config.irqchip);
+    let map = MemoryMap::new(table, memory.clone(), vec![vm.clone(), Arc::new(bus)])?;
+    let mut places = Checksum::new();
     if let Boot::Firmware { image } = &config.boot {
         let rom = crate::boot::firmware::read(image)?;
-        map.add(&rom.base.to_le_bytes());
-        map.add(&rom.bytes);
-        vm.add_rom(rom.base, &rom.bytes)?;
+        places.add(&rom.base.to_le_bytes());
+        places.add(&rom.bytes);
+        map.add_rom("firmware ROM", rom.base, &rom.bytes)?;
     }
-    let (pio, mmio) = buses(config.irqchip)?;
-    let mut wiring = Wiring { vm: &vm, irqchip: config.irqchip, pio, mmio, parts: Vec::new() };
+    let pio = port_bus(config.irqchip)?;
+    let mut wiring = Wiring { vm: &vm, irqchip: config.irqchip, pio, map: &map, parts: Vec::new() };
     let uart = wiring.serial(0, &config.com1, &mut backends)?;
     for (index, backend) in (1..).zip([&config.com2, &config.com3, &config.com4]) {
         if *backend != Backend::Absent {
@@ -124,32 +133,23 @@ pub(super) fn assemble(
     if config.testdev {
         wiring.testdev(&memory)?;
     }
-    if config.probe {
-        let probe = wiring.probe(&memory)?;
-        wiring.part("probe", probe.part());
-        wiring.view("probe", PROBE_PIO, PROBE_PIO_SIZE, probe.pio())?;
-        wiring.view("probe", PROBE_STREAM_PIO, PROBE_STREAM_PIO_SIZE, probe.stream())?;
-        vm.coalesce(IoEventAddress::Pio(PROBE_STREAM_PIO.into()), STREAM_SIZE)?;
-        vm.coalesce(IoEventAddress::Mmio(PROBE_MMIO + u64::from(STREAM)), STREAM_SIZE)?;
-        let mmio = Arc::new(Mutex::new(probe.mmio()));
-        wiring.mmio.insert("probe", (PROBE_MMIO, PROBE_MMIO_SIZE), mmio)?;
-        wiring.cells()?;
-    }
+    let doorbell = config.probe.then(|| wiring.probe(&memory)).transpose()?;
     let memory = Arc::new(memory);
     let virtio: Vec<_> = devices
         .into_iter()
         .enumerate()
         .map(|(index, device)| wiring.virtio(index, device, &memory))
         .collect::<Result<_, _>>()?;
-    for (space, bus) in [(b"pio ", &wiring.pio), (b"mmio", &wiring.mmio)] {
-        map.add(space);
+    let Wiring { pio, parts, .. } = wiring;
+    for (space, bus) in [(b"pio ", &pio), (b"mmio", &*mmio.now())] {
+        places.add(space);
         for (first, last, name) in bus.ranges() {
-            map.add(&[first.to_le_bytes(), last.to_le_bytes()].concat());
-            map.add(name.as_bytes());
+            places.add(&[first.to_le_bytes(), last.to_le_bytes()].concat());
+            places.add(name.as_bytes());
         }
     }
-    let parts = wiring.parts;
-    let buses = Arc::new(Buses { pio: wiring.pio, mmio: wiring.mmio });
+    let map = Arc::new(map);
+    let buses = Buses { pio, mmio, map: map.clone() };
     let unclaimed = if config.strict { Unclaimed::strict(config.allowed.clone()) } else { Arc::default() };
     let to = (buses, unclaimed.clone());
     let vcpus = Ready::new(&kvm, vm.clone(), (config.cpus, config.irqchip), entry, to, power.clone())?;
@@ -157,7 +157,9 @@ pub(super) fn assemble(
         Begin::Boot => None,
         Begin::From { snapshot, reserved_disk } => {
             vcpus.set_states(snapshot.time(), snapshot.vcpus())?;
-            let restored = snapshot.restore(&vm, &parts, map)?;
+            let restored = snapshot.restore(&vm, &parts, places)?;
+            // Windows that had moved are where they were.
+            map.settle(|| ())?;
             if let Some(reserved) = virtio.last().filter(|_| reserved_disk.is_some()) {
                 let reserved = reserved.lock().unwrap_or_else(PoisonError::into_inner);
                 reserved.config_changed().map_err(MachineError::Io)?;
@@ -165,7 +167,7 @@ pub(super) fn assemble(
             Some(restored)
         }
     };
-    let saver = Saver { config: config.clone(), vm, parts, map, kvm };
+    let saver = Saver { config: config.clone(), vm, parts, places, roms: map.roms(), map, kvm };
     let Backends { drains, ptys, .. } = backends;
     let teller = UnclaimedTeller::new(unclaimed);
     Ok(Machine {
@@ -176,6 +178,7 @@ pub(super) fn assemble(
         drains,
         panic_notice,
         nmi_mask,
+        doorbell,
         ptys,
         teller,
         saver,
@@ -198,18 +201,15 @@ pub(super) fn check(config: &MachineConfig, and_load: bool) -> Result<(), Machin
     Ok(())
 }
 
-/// Both buses without devices. Where KVM's interrupt controllers and timer are, no access reaches them.
-fn buses(irqchip: bool) -> Result<(Bus, Bus), BusError> {
-    let (mut pio, mut mmio) = (Bus::new(), Bus::new());
+/// The bus of ports without devices. Where KVM's interrupt controllers and timer are, no access reaches them.
+fn port_bus(irqchip: bool) -> Result<Bus, BusError> {
+    let mut pio = Bus::new();
     if irqchip {
         for (owner, range) in KVMS_PORTS {
             pio.reserve(owner, *range)?;
         }
-        for (owner, address) in [("the I/O APIC", IOAPIC), ("the local APIC", LAPIC)] {
-            mmio.reserve(owner, (address, APIC_SIZE))?;
-        }
     }
-    Ok((pio, mmio))
+    Ok(pio)
 }
 
 /// The virtio devices, in the order of their addresses: the console first, then the disks, the reserved one last.
@@ -251,6 +251,19 @@ fn virtio_devices(
         None => {}
     }
     Ok(devices)
+}
+
+/// A memory map with nothing in it but what is KVM's own.
+fn empty_table(vm: &Vm, bits: u32, irqchip: bool) -> Table {
+    const PAGE: u64 = 4096;
+    let mut table = Table::new(vm.slots_most(), bits);
+    table.reserve("KVM's identity map", (IDENTITY_MAP_ADDRESS, PAGE));
+    table.reserve("KVM's task state", (TSS_ADDRESS, 3 * PAGE));
+    if irqchip {
+        table.reserve("the I/O APIC", (IOAPIC, APIC_SIZE));
+        table.reserve("the local APIC", (LAPIC, APIC_SIZE));
+    }
+    table
 }
 
 /// fw_cfg with the files that were asked for, and the memory map that firmware looks for.
@@ -301,7 +314,7 @@ struct Wiring<'a> {
     vm: &'a Arc<Vm>,
     irqchip: bool,
     pio: Bus,
-    mmio: Bus,
+    map: &'a MemoryMap,
     /// What is saved and restored of the machine, in order.
     parts: Vec<Part>,
 }
@@ -374,7 +387,7 @@ impl Wiring<'_> {
     }
 
     /// The probe with its interrupts of each kind.
-    fn probe(&self, memory: &GuestMemory) -> Result<Probe, MachineError> {
+    fn bare_probe(&self, memory: &GuestMemory) -> Result<Probe, MachineError> {
         let probe = Probe::new(memory.clone(), self.line(PROBE_GSI)?);
         if !self.irqchip {
             return Ok(probe);
@@ -386,15 +399,15 @@ impl Wiring<'_> {
 
     /// The probe's cells, on both buses: bytes, and next to them four bytes each.
     fn cells(&mut self) -> Result<(), MachineError> {
-        for (space, bus, base) in [
-            ("PIO", &mut self.pio, u64::from(PROBE_CELLS_PIO)),
-            ("MMIO", &mut self.mmio, PROBE_CELLS_MMIO),
-        ] {
-            for (base, width) in [(base, Width::Byte), (base + CELLS, Width::Double)] {
+        for (offset, width) in [(0, Width::Byte), (CELLS, Width::Double)] {
+            let mut cells = |space: &str| {
                 let cells = Arc::new(Mutex::new(Cells::new(width)));
-                self.parts.push((format!("probe cells of {} bytes, {space}", width.bytes()), cells.clone()));
-                bus.insert("probe cells", (base, CELLS), cells)?;
-            }
+                self.part(&format!("probe cells of {} bytes, {space}", width.bytes()), cells.clone());
+                cells
+            };
+            let (ports, memory) = (cells("PIO"), cells("MMIO"));
+            self.pio.insert("probe cells", (u64::from(PROBE_CELLS_PIO) + offset, CELLS), ports)?;
+            self.window("probe cells", PROBE_CELLS_MMIO + offset, Window::new(CELLS, memory))?;
         }
         Ok(())
     }
@@ -405,7 +418,38 @@ impl Wiring<'_> {
         self.pio("testdev lines", TESTDEV_IRQ, TESTDEV_IRQ_SIZE, lines)?;
         let mmio = Arc::new(Mutex::new(TestMemory::new()));
         self.part("testdev memory", mmio.clone());
-        Ok(self.mmio.insert("testdev memory", (TESTDEV_MMIO, TESTDEV_MMIO_SIZE), mmio)?)
+        self.window("testdev memory", TESTDEV_MMIO, Window::new(TESTDEV_MMIO_SIZE, mmio))
+    }
+
+    /// Puts a device's window at `base`.
+    fn window(&self, name: &str, base: u64, window: Window) -> Result<(), MachineError> {
+        self.map.change(|table| {
+            table.window(name, Some(base), window);
+            Ok(())
+        })?;
+        Ok(())
+    }
+
+    /// The probe, on both buses, with its window that moves.
+    fn probe(&mut self, memory: &GuestMemory) -> Result<Doorbells, MachineError> {
+        let doorbells = Doorbells::new().map_err(MachineError::Io)?;
+        let probe = self.bare_probe(memory)?;
+        self.view("probe", PROBE_PIO, PROBE_PIO_SIZE, probe.pio())?;
+        self.view("probe", PROBE_STREAM_PIO, PROBE_STREAM_PIO_SIZE, probe.stream())?;
+        self.vm.coalesce(IoEventAddress::Pio(PROBE_STREAM_PIO.into()), STREAM_SIZE)?;
+        let zone = Zone { offset: STREAM.into(), size: STREAM_SIZE };
+        let mmio = Window::new(PROBE_MMIO_SIZE, Arc::new(Mutex::new(probe.mmio())));
+        self.window("probe", PROBE_MMIO, Window { zones: vec![zone], ..mmio })?;
+        let bell =
+            Doorbell { offset: DOORBELL.into(), value: DOORBELL_RING, event: doorbells.event().clone() };
+        let mover = self.map.mover();
+        let device = probe.window(mover.clone(), doorbells.clone());
+        let movable = Window::new(PROBE_WINDOW_SIZE, Arc::new(Mutex::new(device)));
+        let movable = Window { doorbells: vec![bell], zones: vec![zone], mover: Some(mover), ..movable };
+        self.window("probe window", PROBE_WINDOW, movable)?;
+        self.part("probe", probe.part());
+        self.cells()?;
+        Ok(doorbells)
     }
 
     /// An interrupt line to `gsi`, which leads nowhere on a machine without interrupt controllers.
@@ -428,13 +472,13 @@ impl Wiring<'_> {
         let line = self.line(virtio_mmio_gsi(index))?;
         let transport = MmioTransport::new(device, memory.clone(), line).map_err(MachineError::Io)?;
         let base = virtio_mmio_address(index);
-        for (queue, kick) in (0..).zip(transport.kicks()) {
-            self.vm.ioevent(kick, base + NOTIFY_OFFSET, queue)?;
-        }
+        let bell = |(value, event)| Doorbell { offset: NOTIFY_OFFSET, value, event };
+        let doorbells = (0..).zip(transport.kicks().iter().cloned()).map(bell).collect();
         let name = transport.name();
         let transport = Arc::new(Mutex::new(transport));
         self.part(&name, transport.clone());
-        self.mmio.insert(&name, (base, VIRTIO_MMIO_SIZE), transport.clone())?;
+        let window = Window::new(VIRTIO_MMIO_SIZE, transport.clone());
+        self.window(&name, base, Window { doorbells, ..window })?;
         Ok(transport)
     }
 }

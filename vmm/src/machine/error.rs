@@ -9,7 +9,7 @@ use crate::bus::BusError;
 use crate::config::ConfigError;
 use crate::control::EndpointError;
 use crate::kvm::KvmError;
-use crate::memory::MemoryError;
+use crate::memory::{MapError, MemoryError};
 use crate::snapshot::SnapshotError;
 
 /// A machine that could not be built or started.
@@ -36,6 +36,9 @@ pub enum MachineError {
     /// Two devices want the same addresses.
     #[error("the machine's devices are in each other's way")]
     Bus(#[from] BusError),
+    /// The memory map can't be.
+    #[error("the machine's memory map can't be made")]
+    Map(#[from] MapError),
     /// Guest RAM can't be had.
     #[error(transparent)]
     Memory(#[from] MemoryError),
@@ -60,6 +63,7 @@ impl MachineError {
     /// Whether it lies with what was asked for, or with this host, and not with the machine itself.
     #[must_use]
     pub fn is_environment(&self) -> bool {
-        !matches!(self, Self::Bus(_))
+        !matches!(self, Self::Bus(_) | Self::Map(_))
+            || matches!(self, Self::Map(MapError::Kvm(_) | MapError::Rom(_)))
     }
 }

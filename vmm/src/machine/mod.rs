@@ -22,6 +22,7 @@ pub use running::{Ended, Running, Stopper};
 
 use crate::config::{Boot, MachineConfig};
 use crate::control::{Endpoint, Served, Subject};
+use crate::device::probe::Doorbells;
 use crate::device::pvpanic::PanicNotice;
 use crate::device::rtc::NmiMask;
 use crate::device::uart::Uart;
@@ -55,6 +56,7 @@ pub struct Machine {
     drains: Vec<Drain>,
     panic_notice: PanicNotice,
     nmi_mask: NmiMask,
+    doorbell: Option<Doorbells>,
     ptys: Vec<(String, PathBuf)>,
     teller: UnclaimedTeller,
     saver: Saver,
@@ -166,6 +168,12 @@ impl Machine {
     #[must_use]
     pub fn nmi_mask(&self) -> NmiMask {
         self.nmi_mask.clone()
+    }
+
+    /// How often the guest has rung the doorbell in the probe's window, if there is a probe; also once the machine runs.
+    #[must_use]
+    pub fn doorbells(&self) -> Option<Doorbells> {
+        self.doorbell.clone()
     }
 
     /// The pseudo-terminals that serial ports and consoles are connected to: the device's name, the terminal's path.

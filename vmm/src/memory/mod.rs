@@ -1,6 +1,13 @@
-//! Guest RAM, from address 0 up to the hole for devices, and on from 4 GiB.
+//! Guest memory: RAM, from address 0 up to the hole for devices and on from 4 GiB; the map of it, of ROMs and of devices' windows;
+//! and the log of what is written to it.
 
 mod backing;
+mod dirty;
+pub(crate) mod map;
+pub(crate) mod on_bus;
+pub(crate) mod region;
+pub(crate) mod table;
+mod view;
 mod written;
 
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion, GuestRegionMmap};
@@ -8,6 +15,10 @@ use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion, GuestRegion
 use crate::config::MemoryBacking;
 use crate::layout::{HOLE_END, HOLE_START};
 pub use backing::MemoryError;
+pub use dirty::{DirtyPages, DirtyRegion};
+pub use map::MapError;
+pub use table::RegionId;
+pub use view::{MemoryView, Readable};
 pub use written::WriteLog;
 
 /// Guest RAM as the devices and loaders see it. A clone is another handle on the same bytes. What is written by way of it

@@ -88,6 +88,9 @@ pub enum SnapshotError {
         #[source]
         source: PersistError,
     },
+    /// ROMs came or went while it ran.
+    #[error("the machine's ROMs are not those that it was built with: it can't be saved")]
+    Roms,
     /// The machine is in a state that snapshots don't hold.
     #[error("vCPU {cpu} can't be saved: {why}")]
     Unsaved {

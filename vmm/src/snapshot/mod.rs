@@ -78,7 +78,7 @@ struct State {
     host: host::Facts,
     config: MachineConfig,
     /// The checksum of where devices and ROMs are, and of what is in a ROM.
-    map: Checksum,
+    places: Checksum,
     memory: MemoryFile,
     vcpus: Vec<VcpuState>,
     interrupts: Option<Interrupts>,

@@ -19,6 +19,8 @@ use super::time::{Counter, Time};
 use super::{SnapshotError, State, file, host, memory};
 use crate::config::MachineConfig;
 use crate::kvm::Vm;
+use crate::memory::map::MemoryMap;
+use crate::memory::region::Rom;
 use crate::vcpu::{ControlError, Controller};
 
 /// A device of the machine, under the name that its state has in a snapshot.
@@ -30,8 +32,11 @@ pub(crate) struct Saver {
     pub(crate) vm: Arc<Vm>,
     /// In the order in which they are saved and restored.
     pub(crate) parts: Vec<Part>,
-    /// Where devices and ROMs are.
-    pub(crate) map: Checksum,
+    /// The checksum of where devices and ROMs were at first.
+    pub(crate) places: Checksum,
+    /// The ROMs that there were at first.
+    pub(crate) roms: Vec<(u64, Arc<Rom>)>,
+    pub(crate) map: Arc<MemoryMap>,
     /// The KVM that it runs on.
     pub(crate) kvm: Kvm,
 }
@@ -60,6 +65,13 @@ impl Saver {
     /// The order matters: first devices, which may still raise interrupts; then the interrupts' lines, so that those on
     /// their way arrive; then the controllers and vCPUs that they arrive at; RAM, which devices wrote to, at last.
     pub(crate) fn save(&self, controller: &Controller, to: &Path) -> Result<(), SnapshotError> {
+        let same = |(now, first): (&(u64, Arc<Rom>), &(u64, Arc<Rom>))| {
+            now.0 == first.0 && Arc::ptr_eq(&now.1, &first.1)
+        };
+        let roms = self.map.roms();
+        if roms.len() != self.roms.len() || !roms.iter().zip(&self.roms).all(same) {
+            return Err(SnapshotError::Roms);
+        }
         let mut folder = Folder::make(to)?;
         let devices = self.devices()?;
         self.vm.disconnect()?;
@@ -80,7 +92,7 @@ impl Saver {
             kiln: env!("CARGO_PKG_VERSION").to_owned(),
             host: host::facts(&self.kvm)?,
             config: self.config.clone(),
-            map: self.map,
+            places: self.places,
             memory,
             vcpus,
             interrupts,

@@ -13,7 +13,7 @@ pub(super) fn state() -> State {
         kiln: "0.0.0".to_owned(),
         host: [("kernel".to_owned(), "6.1".to_owned())].into(),
         config,
-        map: Checksum::of(b"map"),
+        places: Checksum::of(b"places"),
         memory: serde_json::from_value(memory).unwrap(),
         vcpus: Vec::new(),
         interrupts: Some(Interrupts {

@@ -18,6 +18,7 @@ use super::kick::Kick;
 use super::steps::Steps;
 use crate::dump::{self, VcpuDump};
 use crate::memory::GuestMemory;
+use crate::memory::map::MemoryMap;
 use crate::outcome::PowerSwitch;
 use crate::trace::Recorder;
 
@@ -53,7 +54,7 @@ pub(super) type Work = Box<dyn FnOnce(&mut Hands<'_>) + Send>;
 /// What the threads of a machine and its controllers share.
 pub(super) struct Control {
     power: PowerSwitch,
-    memory: GuestMemory,
+    map: Arc<MemoryMap>,
     /// The model-specific registers that KVM keeps.
     msrs: Arc<[u32]>,
     /// The kernel's file, whose symbols name what is dumped.
@@ -88,14 +89,14 @@ struct Seat {
 }
 
 impl Control {
-    pub(super) fn new(cpus: u32, power: PowerSwitch, memory: GuestMemory, msrs: Arc<[u32]>) -> Self {
+    pub(super) fn new(cpus: u32, power: PowerSwitch, map: Arc<MemoryMap>, msrs: Arc<[u32]>) -> Self {
         let kicks = (0..cpus).map(|_| Arc::default()).collect();
         let seats = (0..cpus).map(|_| Seat::default()).collect();
         let desk = Mutex::new(Desk { started: false, holds: Holds::default(), seats });
         let (kernel, debugger) = (OnceLock::new(), Mutex::default());
         let (caller, steps) = (Owner::new("caller").with_running_deadline(), Steps::default());
         let (changed, bell) = (Condvar::new(), OnceLock::new());
-        Self { power, memory, msrs, kernel, debugger, caller, steps, kicks, desk, changed, bell }
+        Self { power, map, msrs, kernel, debugger, caller, steps, kicks, desk, changed, bell }
     }
 
     pub(super) fn cpus(&self) -> u32 {
@@ -107,7 +108,11 @@ impl Control {
     }
 
     pub(super) fn memory(&self) -> &GuestMemory {
-        &self.memory
+        self.map.ram()
+    }
+
+    pub(super) fn map(&self) -> &Arc<MemoryMap> {
+        &self.map
     }
 
     pub(super) fn msrs(&self) -> &Arc<[u32]> {
@@ -356,7 +361,9 @@ mod tests {
     use super::*;
 
     fn control(cpus: u32, power: PowerSwitch) -> Control {
-        Control::new(cpus, power, crate::memory::allocate(1 << 20).unwrap(), Arc::default())
+        let ram = crate::memory::allocate(1 << 20).unwrap();
+        let map = MemoryMap::new(crate::memory::table::Table::new(1, 36), ram, Vec::new()).unwrap();
+        Control::new(cpus, power, Arc::new(map), Arc::default())
     }
 
     #[test]

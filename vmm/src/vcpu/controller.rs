@@ -12,7 +12,7 @@ use super::hold::Owner;
 use super::state::{StateError, VcpuState};
 use super::steps;
 use crate::dump::VcpuDump;
-use crate::memory::GuestMemory;
+use crate::memory::{GuestMemory, MapError};
 use crate::outcome::Outcome;
 use crate::trace::Trace;
 
@@ -61,6 +61,9 @@ pub enum ControlError {
         /// How many vCPUs there are.
         cpus: u32,
     },
+    /// The memory map can't be changed so, or its log not be had.
+    #[error("the machine's memory map")]
+    Map(#[from] MapError),
     /// KVM refused a request.
     #[error("KVM refused {step} of vCPU {cpu}")]
     Refused {
@@ -330,7 +333,7 @@ impl Controller {
     /// # Errors
     /// As [`Controller::run_on_vcpu`], or KVM does not tell a vCPU's registers.
     pub fn dump(&self) -> Result<Vec<VcpuDump>, ControlError> {
-        let (paused, memory) = (self.state() == MachineState::Paused, self.0.memory().clone());
+        let (paused, memory) = (self.state() == MachineState::Paused, self.view());
         let taken = self.run_on_all_vcpus(move |cpu, vcpu| {
             let why = if paused { "the machine is paused" } else { "it was looked at while it ran" };
             VcpuDump::take(vcpu, cpu, why.to_owned(), &memory).map_err(refused("KVM_GET_REGS", cpu))

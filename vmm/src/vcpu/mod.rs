@@ -7,6 +7,7 @@ mod cpuid;
 mod exit;
 mod hold;
 mod kick;
+mod memory;
 mod pages;
 mod ring;
 mod run;

@@ -8,6 +8,7 @@ use super::controller::DebugStop;
 use super::exit;
 use super::pages::SharedPages;
 use super::thread::Outside;
+use crate::bus::Seen;
 use crate::config::BusKind;
 use crate::outcome::Outcome;
 use crate::trace::{ExitKind, Recorder};
@@ -30,16 +31,20 @@ pub(super) enum Next {
 }
 
 /// Enters the guest, and handles what made it leave.
-pub(super) fn once(vcpu: &mut VcpuFd, index: u32, outside: &Outside, recorder: &mut Recorder) -> Next {
+pub(super) fn once(
+    vcpu: &mut VcpuFd,
+    index: u32,
+    outside: &Outside,
+    mmio: &mut Seen,
+    recorder: &mut Recorder,
+) -> Next {
     let exit = vcpu.run();
-    let (buses, unclaimed) = (&*outside.buses, &*outside.unclaimed);
-    let mut accesses = Accesses { buses, unclaimed, recorder, end: None };
-    if let Some(ring) = &outside.ring {
-        // What the guest wrote before it left comes first.
-        ring.take(|bus, address, data| accesses.write(None, bus, address, data));
-        if let Some((outcome, why)) = accesses.end {
-            return Next::End(outcome, why);
-        }
+    // The bus as it is by now: the guest may have been in there for hours.
+    let mut accesses = outside.accesses(mmio, recorder);
+    // What the guest wrote before it left comes first.
+    outside.drain(&mut accesses);
+    if let Some((outcome, why)) = accesses.end {
+        return Next::End(outcome, why);
     }
     let exit = match exit {
         Ok(exit) => exit,
@@ -136,6 +141,40 @@ pub(super) fn once(vcpu: &mut VcpuFd, index: u32, outside: &Outside, recorder: &
     match accesses.end {
         Some((outcome, why)) => Next::End(outcome, why),
         None => Next::GoOn,
+    }
+}
+
+impl Outside {
+    /// What carries out accesses to the devices where they are now.
+    #[inline]
+    fn accesses<'a>(&'a self, mmio: &'a mut Seen, recorder: &'a mut Recorder) -> Accesses<'a> {
+        let (pio, mmio) = (&self.buses.pio, mmio.fresh(&self.buses.mmio));
+        Accesses { pio, mmio, unclaimed: &self.unclaimed, recorder, end: None }
+    }
+
+    /// Hands over the writes that KVM has collected.
+    #[inline]
+    fn drain(&self, accesses: &mut Accesses<'_>) {
+        if let Some(ring) = &self.ring {
+            ring.take(|bus, address, data| accesses.write(None, bus, address, data));
+        }
+    }
+
+    /// Moves the windows whose devices asked for it, after what was written to them where they were. Tells how that ends the
+    /// machine, if it does.
+    #[cold]
+    pub(super) fn settle(&self, mmio: &mut Seen, recorder: &mut Recorder) -> Option<(Outcome, String)> {
+        let mut end = None;
+        let settled = self.buses.map.settle(|| {
+            let mut accesses = self.accesses(mmio, recorder);
+            self.drain(&mut accesses);
+            end = accesses.end;
+        });
+        if let Err(error) = settled {
+            let error = crate::chain(&error);
+            end = Some((Outcome::MachineFailed { error: error.clone() }, error));
+        }
+        end
     }
 }
 

@@ -20,7 +20,7 @@ use super::run::{self, Next};
 use super::setup::{self, EntryState};
 use super::state::VcpuState;
 use super::steps;
-use crate::bus::Unclaimed;
+use crate::bus::{Seen, Unclaimed};
 use crate::dump::VcpuDump;
 use crate::kvm::{KvmError, Vm};
 use crate::outcome::{Outcome, PowerSwitch};
@@ -74,7 +74,7 @@ struct Group {
 
 /// What an exit is handled with.
 pub(super) struct Outside {
-    pub(super) buses: Arc<Buses>,
+    pub(super) buses: Buses,
     pub(super) unclaimed: Arc<Unclaimed>,
     pub(super) pages: SharedPages,
     /// The VM's ring, if there are zones whose writes it takes.
@@ -95,7 +95,7 @@ impl Ready {
         vm: Arc<Vm>,
         (cpus, irqchip): (u32, bool),
         entry: Option<EntryState>,
-        (buses, unclaimed): (Arc<Buses>, Arc<Unclaimed>),
+        (buses, unclaimed): (Buses, Arc<Unclaimed>),
         power: PowerSwitch,
     ) -> Result<Self, KvmError> {
         let cpuid = cpuid::supported(kvm)?;
@@ -120,9 +120,10 @@ impl Ready {
             })?,
             _ => None,
         };
+        let map = buses.map.clone();
         let outside = Outside { buses, unclaimed, pages, ring };
         let msrs = kvm.get_msr_index_list().map_err(KvmError::refused("KVM_GET_MSR_INDEX_LIST"))?;
-        let control = Control::new(cpus, power.clone(), vm.memory().clone(), msrs.as_slice().into());
+        let control = Control::new(cpus, power.clone(), map, msrs.as_slice().into());
         let control = Arc::new(control);
         let group = Group { vm, outside, power, control };
         Ok(Self { group: Arc::new(group), vcpus })
@@ -216,7 +217,7 @@ fn guarded(
     group.control.steps.end();
     let dump = group.power.outcome().filter(Outcome::wants_explaining).and_then(|_| {
         let why = why.unwrap_or_else(|| "the machine ended".to_owned());
-        VcpuDump::take(vcpu, index, why, group.control.memory()).ok()
+        VcpuDump::take(vcpu, index, why, &group.control.map().view()).ok()
     });
     (recorder.trace(), dump)
 }
@@ -230,10 +231,17 @@ fn run(
     recorder: &mut Recorder,
 ) -> Option<String> {
     let mut stepped = false;
+    let mut mmio = Seen::new(&group.outside.buses.mmio);
     // A machine may start paused.
     group.control.attend(index, &mut Hands { vcpu, recorder, stepped: &mut stepped });
     while !group.power.ended() {
-        match run::once(vcpu, index, &group.outside, recorder) {
+        if group.outside.buses.map.is_asked()
+            && let Some((outcome, why)) = group.outside.settle(&mut mmio, recorder)
+        {
+            group.power.end(outcome);
+            return Some(why);
+        }
+        match run::once(vcpu, index, &group.outside, &mut mmio, recorder) {
             Next::GoOn => {}
             Next::Called => {
                 kick::heard(vcpu);

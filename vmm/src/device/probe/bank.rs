@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::log::Log;
+use super::window::Place;
 use super::{dma, reg};
 use crate::irq::{Interrupt, LevelInterrupt, MessageInterrupt, Msi, Unconnected};
 use crate::memory::GuestMemory;
@@ -26,6 +27,8 @@ pub(super) struct Bank {
     pub(super) dma: dma::Result,
     /// How many writes to the stream came in order, and how many did not.
     pub(super) stream: (u32, u32),
+    /// By which the window is moved, if there is one.
+    pub(super) place: Option<Place>,
 }
 
 /// The level-triggered interrupt.
@@ -91,11 +94,16 @@ impl Bank {
             message: Message { line: Arc::new(Unconnected), address: 0, routed: None, raised: 0 },
             dma,
             stream,
+            place: None,
         }
     }
 
     pub(super) fn connect(&mut self, level: Arc<dyn LevelInterrupt>, message: Arc<dyn MessageInterrupt>) {
         (self.level.line, self.message.line) = (level, message);
+    }
+
+    pub(super) fn set_place(&mut self, place: Place) {
+        self.place = Some(place);
     }
 
     pub(super) fn read(&mut self, offset: u64, data: &mut [u8]) {
@@ -147,6 +155,10 @@ impl Bank {
             (reg::MSI, 4) => self.message.raised,
             (reg::STREAM, 4) => self.stream.0,
             (reg::STREAM_ASTRAY, 4) => self.stream.1,
+            (reg::WINDOW_COMMAND, 4) => match &self.place {
+                Some(place) => place.status(),
+                None => return,
+            },
             (reg::LOG, 4) => self.log.take_oldest().unwrap_or(u32::MAX),
             _ => return,
         };
@@ -182,6 +194,9 @@ impl Bank {
                 let count = if in_order { &mut self.stream.0 } else { &mut self.stream.1 };
                 *count = count.wrapping_add(1);
             }
+            (reg::WINDOW_COMMAND, &[a, b, c, d]) => {
+                self.place.iter_mut().for_each(|place| place.command(u32::from_le_bytes([a, b, c, d])));
+            }
             (reg::DMA_COMMAND, &[a, b, c, d]) => {
                 let command = u32::from_le_bytes([a, b, c, d]);
                 let address = u64::from_le_bytes(self.register(reg::DMA_ADDRESS));
@@ -196,6 +211,9 @@ impl Bank {
     fn kept(&mut self, offset: u16, width: usize) -> Option<&mut [u8]> {
         const SCRATCH64_HIGH: u16 = reg::SCRATCH64 + HIGH;
         const DMA_ADDRESS_HIGH: u16 = reg::DMA_ADDRESS + HIGH;
+        if offset >= reg::WINDOW_BASE {
+            return self.place.as_mut()?.base(offset, width);
+        }
         match (offset, width) {
             (reg::SCRATCH8, 1) | (reg::SCRATCH16, 2) | (reg::SCRATCH32 | reg::DMA_LENGTH, 4) => {}
             (reg::SCRATCH64 | reg::DMA_ADDRESS, 8 | 4) => {}

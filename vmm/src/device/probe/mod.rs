@@ -11,16 +11,21 @@ mod log;
 mod state;
 #[cfg(test)]
 mod tests;
+mod window;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use kiln_protocol::addresses::PROBE_WINDOW;
 use kiln_protocol::probe as reg;
 
 use crate::bus::BusDevice;
 use crate::irq::{Interrupt, LevelInterrupt, MessageInterrupt};
 use crate::memory::GuestMemory;
+use crate::memory::region::Mover;
 use bank::Bank;
 pub use cells::{CELLS, Cells};
+use window::Place;
+pub use window::{Doorbells, Movable};
 
 /// One bank of registers, to be put on one bus or both.
 pub struct Probe {
@@ -57,6 +62,14 @@ impl Probe {
     #[must_use]
     pub fn mmio(&self) -> ProbeWindow {
         ProbeWindow { bank: Arc::clone(&self.bank), from: 0 }
+    }
+
+    /// The window that `mover` moves, from [`kiln_protocol::addresses::PROBE_WINDOW`] on, and whose doorbell counts in `doorbells`, as
+    /// a device for the MMIO bus.
+    pub(crate) fn window(&self, mover: Arc<Mover>, doorbells: Doorbells) -> Movable {
+        let place = Place::new(PROBE_WINDOW, mover, doorbells.clone());
+        self.bank.lock().unwrap_or_else(PoisonError::into_inner).set_place(place);
+        Movable::new(Arc::clone(&self.bank), doorbells)
     }
 
     /// The bank's stream as a device for the PIO bus.

@@ -7,6 +7,7 @@ use super::bank::{Bank, END};
 use super::dma::Fault;
 use super::log::Log;
 use super::reg::LOG_MAX;
+use super::window::{Place, PlaceState};
 use crate::snapshot::persist::{from_value, to_value};
 use crate::snapshot::{Persist, PersistError};
 use crate::vcpu::state::hex;
@@ -27,6 +28,8 @@ struct State {
     level: (bool, u32),
     /// The message: where it is to be written, what it is, and how often it was raised.
     message: (u64, Option<(u64, u32)>, u32),
+    /// The window that moves, if there is one.
+    window: Option<PlaceState>,
 }
 
 impl Persist for Bank {
@@ -40,6 +43,7 @@ impl Persist for Bank {
             stream: self.stream,
             level: (self.level.high, self.level.ends()),
             message: (self.message.address, self.message.routed, self.message.raised),
+            window: self.place.as_ref().map(Place::state),
         })
     }
 
@@ -54,6 +58,11 @@ impl Persist for Bank {
         self.log = Log(own.log.into());
         (self.accesses, self.raised, self.stream) = (own.accesses, own.raised, own.stream);
         self.dma = own.dma.ok_or(Fault);
+        match (&mut self.place, own.window) {
+            (Some(place), Some(state)) => place.take_on(state),
+            (None, None) => {}
+            _ => return Err(refused("one has a window that moves, and one has none".to_owned())),
+        }
         self.message.take_on(own.message);
         self.level.ends_before = own.level.1;
         if own.level.0 {
