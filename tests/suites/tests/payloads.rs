@@ -10,6 +10,8 @@ mod dumps;
 mod interrupts;
 #[path = "payloads/memory.rs"]
 mod memory;
+#[path = "payloads/snapshots.rs"]
+mod snapshots;
 #[path = "payloads/state.rs"]
 mod state;
 #[path = "payloads/steps.rs"]

@@ -141,7 +141,8 @@ impl MemoryFile {
     }
 
     /// How many bytes of RAM the file has.
-    pub(super) fn bytes(&self) -> u64 {
+    #[cfg(test)]
+    fn bytes(&self) -> u64 {
         self.runs.iter().map(|run| run.length).sum()
     }
 

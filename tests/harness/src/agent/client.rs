@@ -101,6 +101,10 @@ impl Client {
     pub fn connect(port: UnixStream) -> Result<Self, AgentError> {
         let mut decoder = Decoder::default();
         let hello = greet(&port, &mut decoder)?;
+        Self::over(port, decoder, hello)
+    }
+
+    fn over(port: UnixStream, decoder: Decoder, hello: Hello) -> Result<Self, AgentError> {
         let reader = port.try_clone().map_err(AgentError::Io)?;
         let shared = Arc::new(Shared { reader, writer: Mutex::new(port), requests: Mutex::default() });
         let read = shared.clone();
@@ -112,6 +116,15 @@ impl Client {
             })
             .map_err(AgentError::Io)?;
         Ok(Self { inner: Arc::new(Inner { shared, hello }) })
+    }
+
+    /// Takes up the connection with the agent of a fork, on its `port`: of a machine that goes on from a snapshot that was made
+    /// after `hello`, when nothing was on its way.
+    ///
+    /// # Errors
+    /// The host has no room for the thread that reads.
+    pub fn of_fork(port: UnixStream, hello: Hello) -> Result<Self, AgentError> {
+        Self::over(port, Decoder::default(), hello)
     }
 
     /// What the agent said of itself.

@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock};
 use kiln_rootfs::cache::Cache;
 use kiln_rootfs::kernel::KernelFiles;
 use kiln_rootfs::progress::Silent;
-use kiln_vmm::config::DiskConfig;
+use kiln_vmm::config::{DiskConfig, MachineConfig};
 use kiln_vmm::machine::Controller;
 
 use super::run::GUEST_CASE;
@@ -84,6 +84,18 @@ fn stage(suite: &str, case: &str, options: &Options, task: Task) -> Result<Stage
     let _ = directory.json("machine.json", &machine);
     let plan = Plan { machine, timeout: options.timeout, task, show_console: false };
     Ok(Stage { plan, directory: Arc::new(directory), disks, own: &prepared.own })
+}
+
+/// The machine that cases boot, with nothing beside `cpus` processors, `memory_mib` MiB of memory and the agent's port: for a case on
+/// the host that puts machines together itself.
+///
+/// # Errors
+/// There is no kernel or image to be had, in words.
+pub fn machine_for(cpus: u32, memory_mib: u64) -> Result<MachineConfig, String> {
+    let prepared = prepared()?;
+    let kernel = Some(prepared.kernel.image.clone());
+    let recipe = Recipe { kernel, cpus, memory: Some(memory_mib << 20), ..Recipe::default() };
+    Ok(recipe.machine(&prepared.vmlinux, prepared.image.clone()))
 }
 
 /// Runs the guest half of a case in a fresh machine.

@@ -12,7 +12,7 @@ mod run;
 pub use linkme;
 
 pub use case::{Body, CASES, Case, Disk, IntoOutcome, Options, Outcome};
-pub use guest::{Guest, Output};
+pub use guest::{Guest, Output, machine_for};
 pub use ignored::{Ignored, ignored_log};
 pub use run::main;
 

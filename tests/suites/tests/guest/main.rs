@@ -5,6 +5,7 @@ mod disk;
 mod machine;
 mod port;
 mod registers;
+mod snapshots;
 mod time;
 
 kiln::main!();
