@@ -31,7 +31,9 @@ pub enum SnapshotError {
         source: io::Error,
     },
     /// The folder is not its user's alone: what is in it could be anybody's.
-    #[error("snapshot {path} belongs to, or can be written by, another user: it is not trusted; make it anew")]
+    #[error(
+        "snapshot {path} belongs to, or can be written by, another user: it is not trusted; make it anew"
+    )]
     Owner {
         /// The folder.
         path: PathBuf,
@@ -55,7 +57,9 @@ pub enum SnapshotError {
         here: u32,
     },
     /// It was made on another host, or by another kernel.
-    #[error("the snapshot was made on another host: its {what} was {there} there, and is {here} here; make it anew")]
+    #[error(
+        "the snapshot was made on another host: its {what} was {there} there, and is {here} here; make it anew"
+    )]
     Host {
         /// What differs.
         what: String,
@@ -65,7 +69,9 @@ pub enum SnapshotError {
         here: String,
     },
     /// This kiln puts a machine of that configuration together in another way.
-    #[error("the snapshot was made by kiln {made_by}, whose machines have their devices elsewhere: make it anew")]
+    #[error(
+        "the snapshot was made by kiln {made_by}, whose machines have their devices elsewhere: make it anew"
+    )]
     Map {
         /// The version that made it.
         made_by: String,

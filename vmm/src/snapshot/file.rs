@@ -60,7 +60,8 @@ enum Bad {
 fn parse(bytes: &[u8]) -> Result<State, Bad> {
     let damaged = |what: &str| Bad::Damaged(what.to_owned());
     let line = bytes.iter().position(|byte| *byte == b'\n');
-    let (head, body) = line.and_then(|at| bytes.split_at_checked(at)).ok_or(damaged("it has no first line"))?;
+    let (head, body) =
+        line.and_then(|at| bytes.split_at_checked(at)).ok_or(damaged("it has no first line"))?;
     let body = body.get(1..).unwrap_or_default();
     let any: AnyHead =
         serde_json::from_slice(head).map_err(|_| damaged("its first line is none of a snapshot"))?;
@@ -70,7 +71,11 @@ fn parse(bytes: &[u8]) -> Result<State, Bad> {
     let head: Head =
         serde_json::from_slice(head).map_err(|_| damaged("its first line is none of a snapshot"))?;
     if body.len() != head.length {
-        let what = format!("it has {} bytes behind its first line, and was written with {}", body.len(), head.length);
+        let what = format!(
+            "it has {} bytes behind its first line, and was written with {}",
+            body.len(),
+            head.length
+        );
         return Err(Bad::Damaged(what));
     }
     if Checksum::of(body) != head.checksum {

@@ -97,7 +97,10 @@ mod tests {
     fn host_with_another_kernel_is_named_with_both() {
         compare(&facts("6.1"), &facts("6.1")).unwrap();
         let error = compare(&facts("6.1"), &facts("6.12")).unwrap_err().to_string();
-        assert!(error.contains("kernel") && error.contains("6.1 there") && error.contains("6.12 here"), "{error}");
+        assert!(
+            error.contains("kernel") && error.contains("6.1 there") && error.contains("6.12 here"),
+            "{error}"
+        );
         assert!(compare(&facts("6.1"), &Facts::new()).is_err());
         assert!(compare(&Facts::new(), &facts("6.1")).is_err());
     }

@@ -100,7 +100,8 @@ impl Interrupts {
 
     /// Has KVM take them on. Every local APIC must have its state by then: what waits in the I/O APIC goes on to them.
     pub(crate) fn set(&self, vm: &Vm) -> Result<(), KvmError> {
-        let set = |chip: kvm_irqchip| vm.fd().set_irqchip(&chip).map_err(KvmError::refused("KVM_SET_IRQCHIP"));
+        let set =
+            |chip: kvm_irqchip| vm.fd().set_irqchip(&chip).map_err(KvmError::refused("KVM_SET_IRQCHIP"));
         for (chip_id, own) in [KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE].into_iter().zip(self.pics) {
             let mut chip = kvm_irqchip { chip_id, ..kvm_irqchip::default() };
             chip.chip.pic = own.into();

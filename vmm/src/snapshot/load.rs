@@ -93,7 +93,12 @@ impl Loaded {
 
     /// Gives the shared interrupt controllers their state, once all vCPUs have theirs; then each device, which may
     /// raise interrupts from then on. `places` is the checksum of where this machine has its devices.
-    pub(crate) fn restore(mut self, vm: &Vm, parts: &[Part], places: Checksum) -> Result<Restored, SnapshotError> {
+    pub(crate) fn restore(
+        mut self,
+        vm: &Vm,
+        parts: &[Part],
+        places: Checksum,
+    ) -> Result<Restored, SnapshotError> {
         if places != self.state.places {
             return Err(SnapshotError::Map { made_by: self.state.kiln });
         }

@@ -50,7 +50,8 @@ impl Time {
         let clock = vm.fd().get_clock().map_err(KvmError::refused("KVM_GET_CLOCK"))?.clock;
         let first = counters.first();
         let base = first.and_then(|first| first.offset);
-        let ahead = |counter: &Counter| counter.offset.zip(base).map_or(0, |(own, base)| own.wrapping_sub(base));
+        let ahead =
+            |counter: &Counter| counter.offset.zip(base).map_or(0, |(own, base)| own.wrapping_sub(base));
         Ok(Self {
             clock,
             tsc_khz: first.map_or(0, |first| first.khz),
@@ -103,10 +104,12 @@ impl Time {
         for (cpu, (vcpu, ahead)) in (0..).zip(vcpus.iter().zip(&self.ahead)) {
             let ahead = ahead.cast_unsigned();
             match base {
-                Some(base) => set_offset(vcpu, base.wrapping_add(ahead)).map_err(|source| StateError::Refused {
-                    step: "KVM_SET_DEVICE_ATTR of the time stamp counter's offset",
-                    source,
-                }),
+                Some(base) => {
+                    set_offset(vcpu, base.wrapping_add(ahead)).map_err(|source| StateError::Refused {
+                        step: "KVM_SET_DEVICE_ATTR of the time stamp counter's offset",
+                        source,
+                    })
+                }
                 None => VcpuState::set_tsc(vcpu, self.tsc.wrapping_add(ahead)),
             }
             .map_err(|source| SnapshotError::Vcpu { cpu, source })?;

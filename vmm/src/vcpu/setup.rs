@@ -78,10 +78,7 @@ pub(super) fn processor(
 }
 
 /// Sets up what every vCPU has beside that, whatever it enters.
-pub(super) fn common(
-    vcpu: &VcpuFd,
-    irqchip: bool,
-) -> Result<(), KvmError> {
+pub(super) fn common(vcpu: &VcpuFd, irqchip: bool) -> Result<(), KvmError> {
     let entries = [MISC_ENABLE, MTRR_DEF_TYPE].map(|(index, data)| kvm_msr_entry {
         index,
         data,

@@ -70,7 +70,14 @@ impl ConsoleDevice {
         let queues = if slots.len() > 1 { 2 * (slots.len() + 1) } else { 2 };
         let mut config = [0; CONFIG_LEN];
         config[4..8].copy_from_slice(&u32::try_from(slots.len()).unwrap_or(u32::MAX).to_le_bytes());
-        Ok(Self { slots, has_console, queue_sizes: vec![QUEUE_SIZE; queues], config, worker: None, taken_on: None })
+        Ok(Self {
+            slots,
+            has_console,
+            queue_sizes: vec![QUEUE_SIZE; queues],
+            config,
+            worker: None,
+            taken_on: None,
+        })
     }
 }
 

@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use kiln::agent::{Client, Command, ProcessEvent};
+use kiln::agent::{Client, Command, Process, ProcessEvent, Status};
 use kiln::cases::{CASES, Case, linkme, machine_for};
 use kiln::gate::Needs;
+use kiln::guest_test;
 use kiln::vmm::config::DiskConfig;
 use kiln::vmm::machine::{Machine, MachineIo, RestoreIo, Running};
 use kiln::vmm::outcome::Outcome;
@@ -55,18 +56,46 @@ impl Write for Said {
     }
 }
 
-/// What a program in the guest says.
-fn output(client: &Client, argv: &[&str]) -> Result<String> {
-    let argv = argv.iter().map(|word| (*word).to_owned()).collect();
-    let mut process = client.exec(Command { argv, ..Command::default() })?;
+/// Runs the guest half of another case of this binary.
+fn case(client: &Client, name: &str) -> Result<()> {
+    let argv = vec![std::env::current_exe()?.to_string_lossy().into_owned()];
+    let env = vec![("KILN_GUEST_CASE".to_owned(), name.to_owned())];
+    let mut process = client.exec(Command { argv, env, ..Command::default() })?;
     let mut said = Vec::new();
     loop {
         match process.next_event()? {
-            ProcessEvent::Stdout(bytes) => said.extend(bytes),
-            ProcessEvent::Exited(_) => return Ok(String::from_utf8_lossy(&said).into_owned()),
+            ProcessEvent::Stdout(bytes) | ProcessEvent::Stderr(bytes) => said.extend(bytes),
+            ProcessEvent::Exited(Status::Code(0)) => return Ok(()),
+            ProcessEvent::Exited(_) => return Err(String::from_utf8_lossy(&said).into_owned().into()),
             _ => {}
         }
     }
+}
+
+/// Reads all of the disk: what is in the middle of it when a guest is saved.
+#[guest_test(disk = scratch("4M"))]
+fn disk_is_read_to_its_end() -> std::io::Result<()> {
+    let mut disk = std::fs::File::open("/dev/vda")?;
+    println!("ready");
+    let read = std::io::copy(&mut disk, &mut std::io::sink())?;
+    assert!(read.is_multiple_of(1 << 20), "{read} bytes");
+    Ok(())
+}
+
+/// Has a program read all of the disk, and comes back when it is about to.
+fn begin_to_read(client: &Client) -> Result<Process> {
+    let argv = vec![std::env::current_exe()?.to_string_lossy().into_owned()];
+    let env = vec![("KILN_GUEST_CASE".to_owned(), "snapshots::disk_is_read_to_its_end".to_owned())];
+    let mut process = client.exec(Command { argv, env, ..Command::default() })?;
+    let mut said = Vec::new();
+    while said != b"ready\n" {
+        match process.next_event()? {
+            ProcessEvent::Started(_) => {}
+            ProcessEvent::Stdout(bytes) => said.extend(bytes),
+            other => return Err(format!("it was to say that it is ready: {other:?}").into()),
+        }
+    }
+    Ok(process)
 }
 
 fn file(client: &Client, path: &str) -> Result<Vec<u8>> {
@@ -120,11 +149,10 @@ fn forks(cpus: u32) -> Result<()> {
     let running = Machine::new(&config, io)?.start()?;
     let first = Client::connect(near)?;
     let before = uptime(&first)?;
-    // A reader that is in the middle of the disk when the guest is saved. It has nobody left to tell of what it read.
-    let argv = ["/sbin/kiln-agent", "echo", "/dev/vda"].map(str::to_owned).to_vec();
-    let _reader = first.exec(Command { argv, ..Command::default() })?;
     first.put("/tmp/shared", 0o600, &mut &b"before"[..])?;
     let at: PathBuf = folder.path().join("snapshot");
+    // In the middle of the disk when the guest is saved.
+    let _reader = begin_to_read(&first)?;
     running.save(&at)?;
 
     let began = Instant::now();
@@ -133,7 +161,8 @@ fn forks(cpus: u32) -> Result<()> {
         let reserved = folder.path().join(format!("reserved{index}"));
         std::fs::write(&reserved, vec![b'a' + index; 1 << 20])?;
         let fork = fork(&at, &first, &reserved)?;
-        let now = uptime(&fork.client).map_err(|error| format!("fork {index}: {error}\n{}", fork.said.text()))?;
+        let now =
+            uptime(&fork.client).map_err(|error| format!("fork {index}: {error}\n{}", fork.said.text()))?;
         let most = before + LIMIT.as_secs_f64();
         assert!((before..most).contains(&now), "uptime {now} after {before}");
         forks.push(fork);
@@ -154,10 +183,11 @@ fn forks(cpus: u32) -> Result<()> {
         assert!(reserved == vec![b'a' + index; 1 << 20], "{} bytes of the reserved disk", reserved.len());
         let online = file(client, "/sys/devices/system/cpu/online")?;
         assert_eq!(String::from_utf8(online)?.trim(), if cpus == 1 { "0" } else { "0-1" });
-        // Timers on whichever processor, and a clock that goes on.
-        let earlier = uptime(client)?;
-        output(client, &["/bin/busybox", "sleep", "0.2"])?;
-        assert!(uptime(client)? >= earlier + 0.2);
+        case(client, "time::clock_is_that_of_kvm")?;
+        case(client, "time::sleep_takes_no_less_than_it_was_to")?;
+        if cpus == 2 {
+            case(client, "time::timer_of_each_processor_counts")?;
+        }
     }
     assert!(std::fs::read(&disk)? == content, "the disk's file is as it was");
     for Fork { running, client, said } in forks {

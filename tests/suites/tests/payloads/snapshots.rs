@@ -182,7 +182,7 @@ fn again() -> Result<()> {
 }
 
 /// A copy of the snapshot `from`, with `change` made to its file `name`.
-fn changed(from: &Path, name: &str, change: impl FnOnce(&mut Vec<u8>)) -> Result<tempfile::TempDir> {
+fn changed(from: &Path, name: &str, change: impl Fn(&mut Vec<u8>)) -> Result<tempfile::TempDir> {
     let copy = tempfile::tempdir()?;
     for file in ["state.json", "memory"] {
         if file == name {

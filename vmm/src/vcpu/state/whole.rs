@@ -154,7 +154,8 @@ impl VcpuState {
     /// Writes the state to a vCPU of another machine, but for what tells the time and what waits for it
     /// ([`VcpuState::arm`]).
     pub(crate) fn set_on_new(&self, vcpu: &VcpuFd) -> Result<(), StateError> {
-        let keep = |index: u32| index != TSC_DEADLINE && !TIMES.contains(&index) && !WALL_CLOCK.contains(&index);
+        let keep =
+            |index: u32| index != TSC_DEADLINE && !TIMES.contains(&index) && !WALL_CLOCK.contains(&index);
         let msrs = self.msrs.iter().filter(|(index, _)| keep(**index)).map(|(&index, &value)| (index, value));
         self.set_with(vcpu, &msrs.collect())
     }

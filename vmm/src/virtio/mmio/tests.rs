@@ -41,7 +41,8 @@ impl VirtioDevice for Probe {
         self.active = None;
     }
     fn rest(&mut self) -> Result<Rested, PersistError> {
-        let queues = self.active.take().map(|active| active.queues.into_iter().map(|(queue, _)| queue).collect());
+        let queues =
+            self.active.take().map(|active| active.queues.into_iter().map(|(queue, _)| queue).collect());
         Ok(Rested { queues, state: serde_json::Value::Null })
     }
     fn take_on(&mut self, _state: serde_json::Value) -> Result<(), PersistError> {
