@@ -6,10 +6,11 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use crate::boot;
-use crate::bus::{Bus, BusDevice};
+use crate::bus::{Bus, BusDevice, Width};
 use crate::config::{Boot, MachineConfig, ModuleConfig};
 use crate::device::debug_console::DebugConsole;
 use crate::device::fw_cfg::{Facts, File, FwCfg};
+use crate::device::probe::Cells;
 use crate::device::pvpanic::{PanicNotice, PvPanic};
 use crate::device::rtc::{NmiMask, Rtc};
 use crate::device::testdev::{TestMemory, TestPorts};
@@ -73,6 +74,8 @@ pub fn devices(bytes: &[u8]) {
     put(DEBUG_CONSOLE, 1, Arc::new(Mutex::new(DebugConsole::new(nobody()))));
     put(FW_CFG, FW_CFG_SIZE, Arc::new(Mutex::new(FwCfg::new(facts, vec![content], memory.clone()))));
     put(TESTDEV_IRQ, TESTDEV_SIZE, Arc::new(Mutex::new(TestPorts::new(memory))));
+    put(0x100, 16, Arc::new(Mutex::new(Cells::new(Width::Byte))));
+    put(0x110, 16, Arc::new(Mutex::new(Cells::new(Width::Double))));
     put(0x8000, 0x7fff, Arc::new(Mutex::new(TestMemory::new())));
     for access in bytes.chunks_exact(11) {
         let [kind, low, high, value @ ..] = access else { continue };

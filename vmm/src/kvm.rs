@@ -228,10 +228,11 @@ impl Vm {
     pub(crate) fn route_message(&self, gsi: u32, msi: Msi) -> Result<(), KvmError> {
         let mut routes = self.routes();
         let before = routes.set(gsi, Some(msi));
-        self.publish(&routes).map_err(|error| {
+        let published = self.publish(&routes);
+        if published.is_err() {
             routes.set(gsi, before);
-            error
-        })
+        }
+        published
     }
 
     /// Takes back what [`Self::connect_message`] gave. The line goes before its number: a late count must not reach

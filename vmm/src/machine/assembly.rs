@@ -19,7 +19,7 @@ use crate::device::fw_cfg::{Facts, File, FwCfg};
 use crate::device::i8042::I8042;
 use crate::device::post::Post;
 use crate::device::power::AcpiPower;
-use crate::device::probe::{CELLS, Cells, Doorbells, Probe};
+use crate::device::probe::{Cells, Doorbells, Probe};
 use crate::device::pvpanic::{PanicNotice, PvPanic};
 use crate::device::rtc::{NmiMask, Rtc};
 use crate::device::testdev::{Lines, TestLines, TestMemory, TestPorts};
@@ -29,10 +29,10 @@ use crate::kvm::{self, KvmError, Vm};
 use crate::layout::{
     ACPI_SLEEP, APIC_SIZE, COM, COM_GSIS, DEBUG_CONSOLE, DEBUG_EXIT, FIRMWARE_CONSOLE, FW_CFG, FW_CFG_SIZE,
     I8042 as I8042_PORT, I8042_COMMAND, IDENTITY_MAP_ADDRESS, IOAPIC, KVMS_PORTS, LAPIC, POST,
-    PROBE_CELLS_MMIO, PROBE_CELLS_PIO, PROBE_GSI, PROBE_LEVEL_GSI, PROBE_MMIO, PROBE_MMIO_SIZE, PROBE_PIO,
-    PROBE_PIO_SIZE, PROBE_STREAM_PIO, PROBE_STREAM_PIO_SIZE, PROBE_WINDOW, PROBE_WINDOW_SIZE, PVPANIC, RTC,
-    TESTDEV, TESTDEV_IRQ, TESTDEV_IRQ_SIZE, TESTDEV_MMIO, TESTDEV_MMIO_SIZE, TESTDEV_SIZE, TSS_ADDRESS,
-    VIRTIO_MMIO_SIZE, virtio_mmio_address, virtio_mmio_gsi,
+    PROBE_CELLS_MMIO, PROBE_CELLS_PIO, PROBE_CELLS_SIZE, PROBE_GSI, PROBE_LEVEL_GSI, PROBE_MMIO,
+    PROBE_MMIO_SIZE, PROBE_PIO, PROBE_PIO_SIZE, PROBE_STREAM_PIO, PROBE_STREAM_PIO_SIZE, PROBE_WINDOW,
+    PROBE_WINDOW_SIZE, PVPANIC, RTC, TESTDEV, TESTDEV_IRQ, TESTDEV_IRQ_SIZE, TESTDEV_MMIO, TESTDEV_MMIO_SIZE,
+    TESTDEV_SIZE, TSS_ADDRESS, VIRTIO_MMIO_SIZE, virtio_mmio_address, virtio_mmio_gsi,
 };
 use crate::memory::map::MemoryMap;
 use crate::memory::on_bus::BusListener;
@@ -399,15 +399,16 @@ impl Wiring<'_> {
 
     /// The probe's cells, on both buses: bytes, and next to them four bytes each.
     fn cells(&mut self) -> Result<(), MachineError> {
-        for (offset, width) in [(0, Width::Byte), (CELLS, Width::Double)] {
+        let size = u64::from(PROBE_CELLS_SIZE / 2);
+        for (offset, width) in [(0, Width::Byte), (size, Width::Double)] {
             let mut cells = |space: &str| {
                 let cells = Arc::new(Mutex::new(Cells::new(width)));
                 self.part(&format!("probe cells of {} bytes, {space}", width.bytes()), cells.clone());
                 cells
             };
             let (ports, memory) = (cells("PIO"), cells("MMIO"));
-            self.pio.insert("probe cells", (u64::from(PROBE_CELLS_PIO) + offset, CELLS), ports)?;
-            self.window("probe cells", PROBE_CELLS_MMIO + offset, Window::new(CELLS, memory))?;
+            self.pio.insert("probe cells", (u64::from(PROBE_CELLS_PIO) + offset, size), ports)?;
+            self.window("probe cells", PROBE_CELLS_MMIO + offset, Window::new(size, memory))?;
         }
         Ok(())
     }

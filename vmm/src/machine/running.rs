@@ -57,12 +57,15 @@ impl Stopper {
     }
 }
 
+/// Those that are looked after while it runs: COM1, virtio's, what is written behind threads.
+pub(super) type Devices = (Arc<Mutex<Uart>>, Vec<Arc<Mutex<MmioTransport>>>, Vec<Drain>);
+
 impl Running {
     pub(super) fn new(
         threads: Vec<VcpuThread>,
         controller: Controller,
         power: PowerSwitch,
-        (uart, virtio, drains): (Arc<Mutex<Uart>>, Vec<Arc<Mutex<MmioTransport>>>, Vec<Drain>),
+        (uart, virtio, drains): Devices,
         (teller, saver): (UnclaimedTeller, Saver),
         (served, _events): (Option<Served>, Option<Arc<EventLoop>>),
     ) -> Self {

@@ -6,19 +6,19 @@ use crate::snapshot::persist::{from_value, to_value};
 use crate::snapshot::{Persist, PersistError};
 
 /// How many bytes there are.
-pub const CELLS: u64 = 16;
+const CELLS: usize = 16;
 
 /// Bytes in cells of one width. An access that is not of one whole cell is lost: its width is the bus's to see to.
 pub struct Cells {
     width: Width,
-    bytes: [u8; CELLS as usize],
+    bytes: [u8; CELLS],
 }
 
 impl Cells {
     /// Cells of `width`, all zeros.
     #[must_use]
     pub fn new(width: Width) -> Self {
-        Self { width, bytes: [0; CELLS as usize] }
+        Self { width, bytes: [0; CELLS] }
     }
 
     fn cell(&mut self, offset: u64, length: usize) -> Option<&mut [u8]> {

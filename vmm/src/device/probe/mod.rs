@@ -23,7 +23,7 @@ use crate::irq::{Interrupt, LevelInterrupt, MessageInterrupt};
 use crate::memory::GuestMemory;
 use crate::memory::region::Mover;
 use bank::Bank;
-pub use cells::{CELLS, Cells};
+pub use cells::Cells;
 use window::Place;
 pub use window::{Doorbells, Movable};
 
