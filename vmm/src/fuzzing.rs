@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use crate::boot;
 use crate::bus::{Bus, BusDevice, Width};
 use crate::config::{Boot, MachineConfig, ModuleConfig};
+use crate::control;
 use crate::device::debug_console::DebugConsole;
 use crate::device::fw_cfg::{Facts, File, FwCfg};
 use crate::device::probe::Cells;
@@ -55,6 +56,16 @@ pub fn config(bytes: &[u8]) {
     if let Some(file) = file(bytes) {
         let _refused_in_words = MachineConfig::read(file.path());
     }
+}
+
+/// Takes `bytes` for what a client says on the control socket of a machine that has not been started: in pieces, each as long
+/// as its first byte says.
+pub fn control(bytes: &[u8]) {
+    let Ok(memory) = memory::allocate(1 << 20) else { return };
+    let com1 = Arc::new(Mutex::new(Uart::new(Arc::new(Unconnected), Box::new(std::io::sink()))));
+    let machine = crate::vcpu::unstarted(memory);
+    let subject = control::Subject::new("fuzzed".to_owned(), machine, 1 << 20, com1, PanicNotice::default());
+    control::converse(&subject, bytes);
 }
 
 /// Carries out `bytes` as accesses to a bus with devices: each a kind and width, a port, and what is written.

@@ -12,7 +12,7 @@ use options::Options;
 ///
 /// The function takes nothing and returns `()` or a `Result`. Options: `cpus = N`, `memory = "512M"`,
 /// `disk = scratch("16M")` (may be repeated), `console = true` (a virtio console beside the
-/// UART), `timeout = SECONDS`, `append = "…"` to the kernel's command line.
+/// UART), `control = true` (the machine's control socket), `timeout = SECONDS`, `append = "…"` to the kernel's command line.
 #[proc_macro_attribute]
 pub fn guest_test(options: TokenStream, item: TokenStream) -> TokenStream {
     let (options, function) = (parse_macro_input!(options as Options), parse_macro_input!(item as ItemFn));

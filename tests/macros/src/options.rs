@@ -50,6 +50,10 @@ impl Options {
                 let console: LitBool = input.parse()?;
                 self.fields.push(quote! { console: #console });
             }
+            "control" => {
+                let control: LitBool = input.parse()?;
+                self.fields.push(quote! { control: #control });
+            }
             "disk" => {
                 let kind: Ident = input.parse()?;
                 if kind != "scratch" {
@@ -60,8 +64,9 @@ impl Options {
                 self.disks.push(size(&inside.parse()?)?);
             }
             other => {
-                let text =
-                    format!("no option {other}: there are cpus, memory, disk, console, timeout and append");
+                let text = format!(
+                    "no option {other}: there are cpus, memory, disk, console, control, timeout and append"
+                );
                 return Err(Error::new(name.span(), text));
             }
         }

@@ -12,6 +12,8 @@ mod interrupts;
 mod memory;
 #[path = "payloads/snapshots.rs"]
 mod snapshots;
+#[path = "payloads/socket.rs"]
+mod socket;
 #[path = "payloads/state.rs"]
 mod state;
 #[path = "payloads/steps.rs"]

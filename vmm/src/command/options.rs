@@ -38,6 +38,9 @@ pub(super) struct RunOptions {
     /// The kernel's command line [default: "console=ttyS0 panic=-1 reboot=k"; none for a multiboot kernel].
     #[arg(long, value_name = "LINE")]
     cmdline: Option<String>,
+    /// A name by which `kiln-vmm status`, `pause`, `stop` and so on find the machine while it runs.
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
     /// How many CPUs.
     #[arg(long, value_name = "N", default_value_t = 1)]
     cpus: u32,
@@ -109,11 +112,13 @@ impl RunOptions {
     /// The machine that was asked for.
     pub(super) fn machine(&self) -> Result<MachineConfig> {
         if let Some(path) = &self.config {
-            let config = MachineConfig::read(path)?;
+            let mut config = MachineConfig::read(path)?;
+            config.name = self.name.clone().or(config.name);
             return self.with_ports(config);
         }
         let disk = |path: &PathBuf| DiskConfig { path: path.clone(), read_only: self.read_only };
         let mut config = MachineConfig {
+            name: self.name.clone(),
             cpus: self.cpus,
             memory: u64::from(self.mem) << 20,
             memory_backing: self.memory_backing,

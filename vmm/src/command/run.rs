@@ -1,15 +1,15 @@
 //! `kiln-vmm run`: a machine from its first instruction to its exit status.
 
 use std::io::{self, Write};
-use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use kiln_vmm::config::registry;
-use kiln_vmm::machine::{Machine, MachineIo, Stopper};
+use kiln_vmm::machine::{Machine, MachineIo};
 
 use super::options::{ConfigFormat, RunOptions};
 use super::port::Port;
+use super::signals;
 use super::status::status;
 
 pub(super) fn run(options: &RunOptions) -> Result<u8> {
@@ -42,36 +42,18 @@ pub(super) fn run(options: &RunOptions) -> Result<u8> {
         let _nobody_reads_it = writeln!(io::stderr(), "kiln-vmm: {}", report.summary());
     });
     let notice = machine.panic_notice();
+    let events = machine.event_loop()?;
+    let caught = signals::end_in_order(&events, machine.controller())?;
     let running = machine.start()?;
-    let caught = stop_on_signals(running.stopper())?;
     let ended = running.wait(deadline);
     if let Some(path) = &options.trace {
         let text = serde_json::to_string_pretty(&ended.trace)?;
         std::fs::write(path, text).with_context(|| format!("can't write the trace to {}", path.display()))?;
     }
-    if let Some(signal) = caught.get() {
-        let _dies_of_it = signal_hook::low_level::emulate_default_handler(*signal);
-    }
-    let (status, word) = status(&ended.outcome, options.exit_status, &notice);
+    caught.die_by_it();
+    let (status, word) = status(&ended.outcome, options.exit_status, notice.panicked());
     if status != 0 {
         writeln!(io::stderr(), "kiln-vmm: {word}")?;
     }
     Ok(status)
-}
-
-/// Ends the machine in order on ^C and on `SIGTERM`; a second one ends the process.
-fn stop_on_signals(stopper: Stopper) -> Result<Arc<OnceLock<i32>>> {
-    use signal_hook::consts::{SIGINT, SIGTERM};
-    let caught = Arc::new(OnceLock::new());
-    let first = caught.clone();
-    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM])?;
-    kiln_vmm::thread::named("signals").spawn(move || {
-        for signal in signals.forever() {
-            if first.set(signal).is_err() {
-                let _dies_of_it = signal_hook::low_level::emulate_default_handler(signal);
-            }
-            stopper.stop();
-        }
-    })?;
-    Ok(caught)
 }

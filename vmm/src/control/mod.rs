@@ -9,6 +9,8 @@ mod client;
 mod connection;
 mod endpoint;
 mod fork;
+#[cfg(fuzzing)]
+mod fuzz;
 mod name;
 mod perform;
 pub mod protocol;
@@ -17,6 +19,8 @@ mod server;
 pub use client::{Client, ClientError, machines};
 pub(crate) use endpoint::Endpoint;
 pub use endpoint::{EndpointError, folders, socket};
+#[cfg(fuzzing)]
+pub(crate) use fuzz::converse;
 pub use name::{NAME_MAX, is_name};
 pub(crate) use perform::Subject;
 pub(crate) use server::Served;

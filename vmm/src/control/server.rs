@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
@@ -27,6 +28,8 @@ use crate::vcpu::MachineState;
 
 /// The most clients at a time.
 pub(super) const CLIENTS_MAX: usize = 16;
+/// The most requests under way at a time: each has a thread.
+const UNDER_WAY_MAX: usize = 2 * CLIENTS_MAX;
 /// How long a machine that has ended waits for its last words to be taken.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 /// How long it waits of that for requests that are under way.
@@ -69,6 +72,7 @@ impl Served {
             post: post.clone(),
             timer: Timer { alarm: TimerFd::new()?, armed: false },
             clients: BTreeMap::new(),
+            under_way: 0,
             next: FIRST_CLIENT,
             rests: false,
             finish: None,
@@ -100,6 +104,8 @@ struct Server {
     post: Post<Letter>,
     timer: Timer,
     clients: BTreeMap<u32, Client>,
+    /// How many requests are under way off the loop.
+    under_way: usize,
     next: u32,
     /// Whether those who listen know that the machine is paused.
     rests: bool,
@@ -293,32 +299,51 @@ impl Server {
                 connection.listens = true;
                 Ok(json(&Done {}))
             }
+            // Of clients that have hung up, too.
+            _ if self.under_way >= UNDER_WAY_MAX => {
+                Err(refusal(Kind::Failed, format!("{UNDER_WAY_MAX} requests are under way: no more may be")))
+            }
             (request, _) => {
-                connection.busy = Some(id);
                 let (subject, post) = (self.subject.clone(), self.post.clone());
                 let begun = crate::thread::named("control").spawn(move || {
-                    post.send(Letter::Result(number, subject.perform(request)));
+                    let perform = AssertUnwindSafe(|| subject.perform(request));
+                    let panicked =
+                        |_| Err(refusal(Kind::Failed, "it panicked; its words are the machine's".to_owned()));
+                    post.send(Letter::Result(number, catch_unwind(perform).unwrap_or_else(panicked)));
                 });
-                let Err(error) = begun else { return Ok(()) };
-                connection.busy = None;
-                Err(refusal(Kind::Failed, format!("the host has no room for a thread: {error}")))
+                match begun {
+                    Ok(_) => {
+                        connection.busy = Some(id);
+                        self.under_way += 1;
+                        return Ok(());
+                    }
+                    Err(error) => {
+                        Err(refusal(Kind::Failed, format!("the host has no room for a thread: {error}")))
+                    }
+                }
             }
         };
         connection.say(&reply(id, result))
     }
 
+    /// Answers the request that a client has under way, if it is still there, and goes on with its next.
+    fn answer(&mut self, number: u32, result: Result<Value, Refusal>, ops: &mut EventOps<'_>) {
+        let Some(client) = self.clients.get_mut(&number) else { return };
+        let Some(id) = client.connection.busy.take() else { return };
+        if client.connection.say(&reply(id, result)).is_err() {
+            return self.drop_client(number, ops);
+        }
+        if self.finish.is_some() {
+            return self.say_farewell(number, ops);
+        }
+        self.go_on(number, ops);
+    }
+
     fn open(&mut self, letter: Letter, ops: &mut EventOps<'_>) {
         match letter {
             Letter::Result(number, result) => {
-                let Some(client) = self.clients.get_mut(&number) else { return };
-                let Some(id) = client.connection.busy.take() else { return };
-                if client.connection.say(&reply(id, result)).is_err() {
-                    return self.drop_client(number, ops);
-                }
-                if self.finish.is_some() {
-                    return self.say_farewell(number, ops);
-                }
-                self.go_on(number, ops);
+                self.under_way = self.under_way.saturating_sub(1);
+                self.answer(number, result, ops);
             }
             Letter::Finish(told) => {
                 self.tell(ops);
@@ -333,8 +358,7 @@ impl Server {
             }
             Letter::HurryUp => {
                 for number in self.clients.keys().copied().collect::<Vec<_>>() {
-                    let ended = Err(crate::vcpu::ControlError::Ended.into());
-                    self.open(Letter::Result(number, ended), ops);
+                    self.answer(number, Err(crate::vcpu::ControlError::Ended.into()), ops);
                 }
             }
         }

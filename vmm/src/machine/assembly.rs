@@ -52,7 +52,7 @@ use crate::virtio::mmio::{MmioTransport, NOTIFY_OFFSET};
 pub(super) enum Begin<'a> {
     Boot,
     From {
-        snapshot: Loaded,
+        snapshot: Box<Loaded>,
         /// What is to be the reserved disk.
         reserved_disk: Option<&'a Path>,
     },

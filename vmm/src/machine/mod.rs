@@ -122,7 +122,7 @@ impl Machine {
         let config = MachineConfig { name: None, ..snapshot.config().clone() };
         config.validate().map_err(MachineError::from)?;
         let RestoreIo { serial, console, ports, reserved_disk } = io;
-        let begin = Begin::From { snapshot, reserved_disk: reserved_disk.as_deref() };
+        let begin = Begin::From { snapshot: Box::new(snapshot), reserved_disk: reserved_disk.as_deref() };
         let machine = assembly::assemble(kvm, &config, MachineIo { serial, console, ports }, begin)?;
         if let Boot::Kernel { kernel, .. } = &config.boot {
             machine.controller().set_kernel(kernel.clone());

@@ -26,6 +26,9 @@ use crate::vcpu::{ControlError, Controller};
 /// A device of the machine, under the name that its state has in a snapshot.
 pub(crate) type Part = (String, Arc<Mutex<dyn Persist>>);
 
+/// A ROM, and its address before it.
+type PlacedRom = (u64, Arc<Rom>);
+
 /// What of a machine is saved, beside its vCPUs.
 pub(crate) struct Saver {
     pub(crate) config: MachineConfig,
@@ -35,7 +38,7 @@ pub(crate) struct Saver {
     /// The checksum of where devices and ROMs were at first.
     pub(crate) places: Checksum,
     /// The ROMs that there were at first.
-    pub(crate) roms: Vec<(u64, Arc<Rom>)>,
+    pub(crate) roms: Vec<PlacedRom>,
     pub(crate) map: Arc<MemoryMap>,
     /// The KVM that it runs on.
     pub(crate) kvm: Kvm,
@@ -65,9 +68,7 @@ impl Saver {
     /// The order matters: first devices, which may still raise interrupts; then the interrupts' lines, so that those on
     /// their way arrive; then the controllers and vCPUs that they arrive at; RAM, which devices wrote to, at last.
     pub(crate) fn save(&self, controller: &Controller, to: &Path) -> Result<(), SnapshotError> {
-        let same = |(now, first): (&(u64, Arc<Rom>), &(u64, Arc<Rom>))| {
-            now.0 == first.0 && Arc::ptr_eq(&now.1, &first.1)
-        };
+        let same = |(now, first): (&PlacedRom, &PlacedRom)| now.0 == first.0 && Arc::ptr_eq(&now.1, &first.1);
         let roms = self.map.roms();
         if roms.len() != self.roms.len() || !roms.iter().zip(&self.roms).all(same) {
             return Err(SnapshotError::Roms);

@@ -297,6 +297,9 @@ impl Control {
             return Err(ControlError::Ended);
         }
         let new = self.hold(owner);
+        if !owner.pauses() {
+            return Ok(());
+        }
         let deadline = Instant::now() + LIMIT;
         let mut desk = self.lock();
         loop {

@@ -396,3 +396,10 @@ impl Controller {
 pub(super) fn refused(step: &'static str, cpu: u32) -> impl FnOnce(kvm_ioctls::Error) -> ControlError {
     move |error| ControlError::Refused { step, cpu, source: io::Error::from_raw_os_error(error.errno()) }
 }
+
+/// The handle on a machine of one vCPU that is never started.
+#[cfg(fuzzing)]
+pub(crate) fn unstarted(memory: GuestMemory) -> Controller {
+    let power = crate::outcome::PowerSwitch::new();
+    Controller(Arc::new(Control::new(1, power, memory, Arc::default())))
+}

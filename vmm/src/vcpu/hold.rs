@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 pub struct Owner {
     token: u64,
     name: Arc<str>,
+    pauses: bool,
     stops_deadline: bool,
 }
 
@@ -22,7 +23,13 @@ impl Owner {
     pub fn new(name: &str) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let token = NEXT.fetch_add(1, Ordering::Relaxed);
-        Self { token, name: name.into(), stops_deadline: true }
+        Self { token, name: name.into(), pauses: true, stops_deadline: true }
+    }
+
+    /// An owner whose holds make the deadline stand still, and leave the guest running.
+    #[must_use]
+    pub fn onlooker(name: &str) -> Self {
+        Self { pauses: false, ..Self::new(name) }
     }
 
     /// The same owner, whose later holds let the deadline come nearer as ever: for what no person looks at, as in CI.
@@ -36,6 +43,11 @@ impl Owner {
     #[must_use]
     pub fn named(&self, name: &str) -> Self {
         Self { name: name.into(), ..self.clone() }
+    }
+
+    /// Whether its holds pause the machine.
+    pub(super) fn pauses(&self) -> bool {
+        self.pauses
     }
 
     fn is(&self, other: &Self) -> bool {
@@ -60,8 +72,9 @@ pub(super) struct Holds {
 }
 
 impl Holds {
+    /// Whether the machine is to be paused.
     pub(super) fn any(&self) -> bool {
-        !self.owners.is_empty()
+        self.owners.iter().any(|owner| owner.pauses)
     }
 
     pub(super) fn has(&self, owner: &Owner) -> bool {
@@ -83,8 +96,9 @@ impl Holds {
         self.mark(now);
     }
 
+    /// The names of those for whom the machine is paused.
     pub(super) fn names(&self) -> Vec<String> {
-        self.owners.iter().map(|owner| owner.name.to_string()).collect()
+        self.owners.iter().filter(|owner| owner.pauses).map(|owner| owner.name.to_string()).collect()
     }
 
     /// Whether the deadline stands still.
@@ -118,6 +132,9 @@ mod tests {
         let began = Instant::now();
         let at = |seconds| began + Duration::from_secs(seconds);
         let mut holds = Holds::default();
+        let onlooker = Owner::onlooker("onlooker");
+        assert!(holds.add(&onlooker, at(0)) && !holds.any() && holds.stop_deadline());
+        holds.remove(&onlooker, at(0));
         assert!(holds.add(&idle, at(0)) && holds.any());
         assert_eq!(holds.time(at(5)), Duration::ZERO);
         assert!(holds.add(&one, at(5)) && !holds.add(&one, at(6)) && holds.add(&two, at(7)));

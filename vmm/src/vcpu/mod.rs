@@ -18,6 +18,8 @@ mod thread;
 
 pub(crate) use access::Buses;
 pub use control::MachineState;
+#[cfg(fuzzing)]
+pub(crate) use controller::unstarted;
 pub use controller::{ControlError, Controller, DebugStop};
 pub(crate) use cpuid::of_first as cpuid_of_first;
 pub use hold::Owner;

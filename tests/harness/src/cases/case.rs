@@ -48,6 +48,8 @@ pub struct Options {
     pub append: &'static str,
     /// Whether there is a virtio console (`hvc0`) beside the UART.
     pub console: bool,
+    /// Whether the machine has a control socket.
+    pub control: bool,
 }
 
 impl Default for Options {
@@ -59,6 +61,7 @@ impl Default for Options {
             timeout: Duration::from_secs(120),
             append: "",
             console: false,
+            control: false,
         }
     }
 }

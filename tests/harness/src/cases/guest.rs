@@ -17,7 +17,10 @@ use super::{Disk, Options, Outcome};
 use crate::agent::{AgentError, Client, Command, ProcessEvent, Status};
 use crate::console::sanitize;
 use crate::evidence::{RunDirectory, runs_root};
-use crate::run::{CommandPlan, Plan, Recipe, Report, Task, TaskIo, execute, execute_with, vmlinux_of};
+use crate::run::{
+    CommandPlan, Plan, Recipe, Report, Task, TaskIo, execute, execute_with, hold_of_environment,
+    machine_name, vmlinux_of,
+};
 use crate::verdict::Verdict;
 
 /// What all machines of this process boot: made once.
@@ -80,9 +83,11 @@ fn stage(suite: &str, case: &str, options: &Options, task: Task) -> Result<Stage
     };
     let mut machine = recipe.machine(&prepared.vmlinux, prepared.image.clone());
     machine.virtio_console = options.console;
+    machine.name = options.control.then(|| machine_name(directory.relative()));
     // Evidence that can't be written (a full disk) must not change the outcome.
     let _ = directory.json("machine.json", &machine);
-    let plan = Plan { machine, timeout: options.timeout, task, show_console: false };
+    let hold = hold_of_environment();
+    let plan = Plan { machine, timeout: options.timeout, task, show_console: false, hold };
     Ok(Stage { plan, directory: Arc::new(directory), disks, own: &prepared.own })
 }
 
@@ -123,8 +128,9 @@ pub(super) fn with_guest(
 ) -> Outcome {
     let stage = stage(suite, case, options, Task::Boot)?;
     let disks = stage.disks.iter().map(|file| file.path().to_owned()).collect();
+    let name = stage.plan.machine.name.clone();
     let report = execute_with(&stage.plan, &stage.directory, |client, console, machine| {
-        body(&mut Guest { client, machine, disks, console })
+        body(&mut Guest { client, machine, disks, console, name })
     });
     finish(stage, &report, &[])
 }
@@ -164,6 +170,7 @@ pub struct Guest {
     machine: Controller,
     disks: Vec<PathBuf>,
     console: Option<UnixStream>,
+    name: Option<String>,
 }
 
 /// What a command in the guest did.
@@ -194,6 +201,14 @@ impl Guest {
     /// from `/dev/hvc0`, and the other way round.
     pub fn console(&mut self) -> Option<&mut UnixStream> {
         self.console.as_mut()
+    }
+
+    /// A connection to the machine's control socket, for a case that asked for one.
+    ///
+    /// # Errors
+    /// The case did not, or the machine does not answer.
+    pub fn control(&self) -> Result<kiln_vmm::control::Client, kiln_vmm::control::ClientError> {
+        kiln_vmm::control::Client::connect(self.name.as_deref().unwrap_or_default())
     }
 
     /// The host's file behind disk `index`.

@@ -9,7 +9,7 @@ use kiln_vmm::config::Boot;
 use super::{Lab, LabError, LabSpec};
 use crate::agent::{Command, ProcessEvent};
 use crate::evidence::{EVIDENCE_FD, Replay, RunDirectory};
-use crate::run::{Plan, Report, TaskIo, pass_on};
+use crate::run::{Plan, Report, TaskIo, not_in_the_lab, pass_on};
 
 /// The word that makes this program carry out a plan which it finds in the lab.
 pub const INNER_PLAN: &str = "inner-plan";
@@ -33,6 +33,7 @@ pub fn execute(
     io: TaskIo<'_>,
     progress: &dyn Progress,
 ) -> Result<Report, LabError> {
+    not_in_the_lab();
     let program = std::env::current_exe().map_err(LabError::host("find this program"))?;
     let (inner, mut spec) = carried(plan);
     spec.programs.push(program.clone());
@@ -73,6 +74,7 @@ pub fn execute(
 /// The plan as it reads inside, and what has to be carried in for it.
 fn carried(plan: &Plan) -> (Plan, LabSpec) {
     let mut inner = plan.clone();
+    inner.hold = false;
     let mut spec = LabSpec {
         guest_memory: plan.machine.memory,
         guard: plan.timeout.saturating_add(ALLOWANCE),

@@ -12,7 +12,7 @@ use super::{Lab, LabError, LabSpec};
 use crate::agent::{AgentError, Command, ProcessEvent};
 use crate::evidence::{EVIDENCE_FD, EVIDENCE_ROOT, Replay, runs_root};
 use crate::gate::MODE_VARIABLE;
-use crate::run::{Recipe, exit_status, pass_on, vmlinux_of};
+use crate::run::{Recipe, exit_status, not_in_the_lab, pass_on, vmlinux_of};
 
 /// Set in the lab's test binaries, so that they say which accelerator they ran on.
 pub const IN_LAB: &str = "KILN_IN_LAB";
@@ -37,6 +37,7 @@ pub fn run_tests(
     (out, err): (&mut dyn Write, &mut dyn Write),
     progress: &dyn Progress,
 ) -> Result<Vec<u8>, LabError> {
+    not_in_the_lab();
     let guest = recipe.kernel(cache, progress)?;
     let image = vmlinux_of(cache, &guest.image)?.unwrap_or_else(|| guest.image.clone());
     let release = Path::new("/kiln/modules").join(&guest.release);

@@ -12,13 +12,14 @@ use kiln_vmm::dump::VcpuDump;
 use kiln_vmm::machine::{ConsoleEnd, Controller, Ended, Machine, MachineError, MachineIo, Stopper};
 use kiln_vmm::outcome::Outcome;
 
+use super::hold::{Hold, machine_name};
 use super::judge::{Facts, TaskState, judge};
 use super::plan::{Plan, Task};
 use super::report::{Assertion, Report};
 use super::task::{Body, Given, Progress, TaskIo, perform};
 use super::typist::Typist;
 use crate::agent::Client;
-use crate::console::Console;
+use crate::console::{Console, sanitize};
 use crate::evidence::RunDirectory;
 use crate::verdict::Verdict;
 
@@ -76,8 +77,10 @@ fn carry_out(plan: &Plan, directory: &Arc<RunDirectory>, io: TaskIo<'_>, body: O
 struct Shared {
     console: Mutex<Console>,
     typist: Arc<Typist>,
-    /// Set before the machine is stopped by us for another reason than its limit.
+    /// Set before the machine is stopped by us, or by whoever looks at it, for another reason than its limit.
     stopped_early: AtomicBool,
+    /// If the machine is left running where its run fails.
+    hold: Option<Hold>,
 }
 
 fn run(
@@ -92,8 +95,13 @@ fn run(
         Task::Console { prompt } => prompt.as_deref(),
         _ => None,
     }));
+    let mut config = plan.machine.clone();
+    if plan.hold {
+        config.name.get_or_insert_with(|| machine_name(directory.relative()));
+    }
+    let hold = config.name.clone().filter(|_| plan.hold).map(Hold::new);
     let shared =
-        Arc::new(Shared { console: Mutex::default(), typist, stopped_early: AtomicBool::new(false) });
+        Arc::new(Shared { console: Mutex::default(), typist, stopped_early: AtomicBool::new(false), hold });
     let echo = if plan.show_console { io.console.take() } else { None };
     let serial = Box::new(Tap { shared: shared.clone(), room: LOG_MAX, directory: directory.clone(), echo });
     let mut far_ends = Vec::new();
@@ -107,8 +115,7 @@ fn run(
     let began = Instant::now();
     let deadline = began + plan.timeout;
     let (console, console_end) = console_ends(plan.machine.virtio_console && body.is_some())?;
-    let mut machine =
-        Machine::new(&plan.machine, MachineIo { serial, console: console_end, ports: far_ends })?;
+    let mut machine = Machine::new(&config, MachineIo { serial, console: console_end, ports: far_ends })?;
     machine.tell_unclaimed({
         let directory = directory.clone();
         move |report| report.lines().for_each(|line| drop(directory.event("vmm", "info", &line)))
@@ -125,13 +132,23 @@ fn run(
     let mut progress = Progress::default();
     let ended = std::thread::scope(|scope| {
         let (machine_ended, watch_end) = mpsc::channel::<()>();
+        let (limit_ended, watch_limit) = mpsc::channel::<()>();
         let (task, progress, io, shared) = (&plan.task, &mut progress, &mut io, &shared);
         if let Some(port) = agent_port {
             scope.spawn(move || {
                 attend(task, body, port, directory, io, progress, shared, &stopper, &watch_end)
             });
         }
+        if let Some(hold) = &shared.hold {
+            Hold::keep(&running.controller());
+            scope.spawn(move || {
+                if watch_limit.recv_timeout(plan.timeout) == Err(mpsc::RecvTimeoutError::Timeout) {
+                    hold.tell(&format!("no end within {:?}", plan.timeout));
+                }
+            });
+        }
         let ended = running.wait(Some(deadline));
+        drop(limit_ended);
         shared.typist.end();
         drop(machine_ended);
         ended
@@ -167,7 +184,15 @@ fn attend(
     if *task == Task::Watch {
         return;
     }
-    match perform(task, body, port, directory, io, progress) {
+    let came = perform(task, body, port, directory, io, progress);
+    let failed = progress.assertions.iter().find(|assertion| !assertion.ok);
+    if let (Some(hold), Ok(Some(_)), Some(failed)) = (&shared.hold, &came, failed) {
+        shared.stopped_early.store(true, Ordering::SeqCst);
+        hold.tell(&format!("{} failed", sanitize(failed.name.as_bytes())));
+        let _ended = watch_end.recv();
+        return;
+    }
+    match came {
         // It is typed to, and ends by itself.
         Ok(Some(_client))
             if matches!(task, Task::Console { .. }) && shared.typist.has_anything() != Some(false) =>
@@ -184,6 +209,11 @@ fn attend(
     // which follows the agent's death is not lost.
     if watch_end.recv_timeout(GRACE) == Err(mpsc::RecvTimeoutError::Timeout) {
         shared.stopped_early.store(true, Ordering::SeqCst);
+        if let Some(hold) = &shared.hold {
+            hold.tell("the guest does not end");
+            let _ended = watch_end.recv();
+            return;
+        }
         stopper.stop();
     }
 }

@@ -5,6 +5,7 @@
 
 mod dispatch;
 mod execute;
+mod hold;
 mod judge;
 mod plan;
 mod recipe;
@@ -15,6 +16,8 @@ mod vmlinux;
 
 pub use dispatch::{Accel, AccelChoice, DispatchError, Done, choose, dispatch};
 pub use execute::{execute, execute_with};
+pub use hold::{HOLD, hold_of_environment};
+pub(crate) use hold::{machine_name, not_in_the_lab};
 pub use plan::{CommandPlan, Plan, Task, cmdline};
 pub use recipe::Recipe;
 pub use report::{Assertion, Report};

@@ -16,6 +16,9 @@ pub struct Plan {
     pub task: Task,
     /// Whether the guest's console is passed on as it comes.
     pub show_console: bool,
+    /// Whether a machine whose run fails is left running until somebody ends it.
+    #[serde(default)]
+    pub hold: bool,
 }
 
 /// What happens in the guest.

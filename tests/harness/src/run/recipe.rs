@@ -187,6 +187,7 @@ impl Recipe {
             timeout: self.timeout,
             task,
             show_console: false,
+            hold: super::hold_of_environment(),
         })
     }
 
