@@ -129,8 +129,42 @@ fn fork(at: &Path, first: &Client, reserved: &Path) -> Result<Fork> {
             reserved_disk: Some(reserved.to_owned()),
         },
     )?;
-    let client = Client::of_fork(near, first.hello().clone())?;
+    let client = Client::of_fork(near, first.hello().clone(), first.last_request())?;
     Ok(Fork { running: machine.start()?, client, said })
+}
+
+impl Fork {
+    /// What went wrong in it, and what its kernel said.
+    fn failed(&self, index: u8, error: &dyn std::error::Error) -> String {
+        format!("fork {index}: {}; its console:\n{}", kiln::vmm::chain(error), self.said.text())
+    }
+}
+
+/// Has a fork write to memory and to its disk what is its own.
+fn write(Fork { client, .. }: &Fork, index: u8) -> Result<()> {
+    assert_eq!(file(client, "/tmp/shared")?, b"before", "what a sibling wrote is not here");
+    client.put("/tmp/shared", 0o600, &mut &[index][..])?;
+    client.put("/dev/vda", 0o600, &mut vec![index; 1 << 20].as_slice())?;
+    client.sync()?;
+    Ok(())
+}
+
+/// Looks at what a fork finds, when all have written.
+fn look(Fork { client, .. }: &Fork, index: u8, cpus: u32, content: &[u8]) -> Result<()> {
+    assert_eq!(file(client, "/tmp/shared")?, [index]);
+    let own = file(client, "/dev/vda")?;
+    assert!(own[..1 << 20].iter().all(|byte| *byte == index), "fork {index} reads what it wrote");
+    assert!(own[1 << 20..] == content[1 << 20..], "and of the rest what was there");
+    let reserved = file(client, "/dev/vdb")?;
+    assert!(reserved == vec![b'a' + index; 1 << 20], "{} bytes of the reserved disk", reserved.len());
+    let online = file(client, "/sys/devices/system/cpu/online")?;
+    assert_eq!(String::from_utf8(online)?.trim(), if cpus == 1 { "0" } else { "0-1" });
+    case(client, "time::clock_is_that_of_kvm")?;
+    case(client, "time::sleep_takes_no_less_than_it_was_to")?;
+    if cpus == 2 {
+        case(client, "time::timer_of_each_processor_counts")?;
+    }
+    Ok(())
 }
 
 fn forks(cpus: u32) -> Result<()> {
@@ -168,26 +202,11 @@ fn forks(cpus: u32) -> Result<()> {
         forks.push(fork);
     }
     eprintln!("{cpus} CPUs: three forks have answered after {:?}", began.elapsed());
-    for (index, Fork { client, .. }) in (0u8..).zip(&forks) {
-        assert_eq!(file(client, "/tmp/shared")?, b"before", "what a sibling wrote is not here");
-        client.put("/tmp/shared", 0o600, &mut &[index][..])?;
-        client.put("/dev/vda", 0o600, &mut vec![index; 1 << 20].as_slice())?;
-        client.sync()?;
+    for (index, fork) in (0u8..).zip(&forks) {
+        write(fork, index).map_err(|error| fork.failed(index, &*error))?;
     }
-    for (index, Fork { client, .. }) in (0u8..).zip(&forks) {
-        assert_eq!(file(client, "/tmp/shared")?, [index]);
-        let own = file(client, "/dev/vda")?;
-        assert!(own[..1 << 20].iter().all(|byte| *byte == index), "fork {index} reads what it wrote");
-        assert!(own[1 << 20..] == content[1 << 20..], "and of the rest what was there");
-        let reserved = file(client, "/dev/vdb")?;
-        assert!(reserved == vec![b'a' + index; 1 << 20], "{} bytes of the reserved disk", reserved.len());
-        let online = file(client, "/sys/devices/system/cpu/online")?;
-        assert_eq!(String::from_utf8(online)?.trim(), if cpus == 1 { "0" } else { "0-1" });
-        case(client, "time::clock_is_that_of_kvm")?;
-        case(client, "time::sleep_takes_no_less_than_it_was_to")?;
-        if cpus == 2 {
-            case(client, "time::timer_of_each_processor_counts")?;
-        }
+    for (index, fork) in (0u8..).zip(&forks) {
+        look(fork, index, cpus, &content).map_err(|error| fork.failed(index, &*error))?;
     }
     assert!(std::fs::read(&disk)? == content, "the disk's file is as it was");
     for Fork { running, client, said } in forks {
