@@ -203,3 +203,38 @@ fn the_config_takes_any_width() {
     driver.transport.read(u64::MAX, &mut data);
     assert_eq!(data, [0; 8]);
 }
+
+#[test]
+fn registers_and_queues_are_as_they_were_in_the_next_transport() {
+    let mut driver = driver();
+    driver.start(1, 2);
+    driver.set(0x14, 1);
+    driver.set(0x30, 1);
+    let state = driver.rest();
+    driver.go_on(Box::new(Probe::default()), state).unwrap();
+    assert_eq!((driver.get(0x70), driver.get(0x44), driver.get(0x34)), (15, 1, 16));
+    assert_eq!(driver.get(0x10), 1, "the selected half of the features");
+    driver.set(0x70, 0);
+    assert_eq!(driver.get(0x44), 0);
+}
+
+#[test]
+fn states_that_no_driver_leads_to_are_refused() {
+    let mut driver = driver();
+    driver.start(1, 2);
+    let state = driver.rest();
+    let changes: [(&str, serde_json::Value); 6] = [
+        ("/status", 0x1000.into()),
+        ("/status", 0.into()),
+        ("/driver_features", u64::MAX.into()),
+        ("/queues/0/size", 3.into()),
+        ("/queues/0/desc_table", RAM.into()),
+        ("/queues/1/used_ring", (u64::MAX & !0xfff).into()),
+    ];
+    for (place, value) in changes {
+        let mut changed = state.clone();
+        *changed.pointer_mut(place).unwrap() = value;
+        assert!(driver.go_on(Box::new(Probe::default()), changed).is_err(), "{place}");
+    }
+    driver.go_on(Box::new(Probe::default()), state).unwrap();
+}
