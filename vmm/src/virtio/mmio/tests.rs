@@ -229,7 +229,7 @@ fn states_that_no_driver_leads_to_are_refused() {
         ("/driver_features", u64::MAX.into()),
         ("/queues/0/size", 3.into()),
         ("/queues/0/desc_table", RAM.into()),
-        ("/queues/1/used_ring", (u64::MAX & !0xfff).into()),
+        ("/queues/1/used_ring", (!0xfff_u64).into()),
     ];
     for (place, value) in changes {
         let mut changed = state.clone();
