@@ -73,7 +73,7 @@ pub struct MachineConfig {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
     /// The machine's name.
-    #[error("name {0:?}: a machine's name is 1 to 64 of A-Z a-z 0-9 . _ -, and begins with no dot")]
+    #[error("name {0:?}: a machine's name is 1 to 64 of A-Z a-z 0-9 . _ -, and begins with no dot or dash")]
     Name(String),
     /// The number of vCPUs.
     #[error("{0} CPUs: a machine has 1 to {CPUS_MAX}")]

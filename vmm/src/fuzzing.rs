@@ -63,8 +63,10 @@ pub fn config(bytes: &[u8]) {
 pub fn control(bytes: &[u8]) {
     let Ok(memory) = memory::allocate(1 << 20) else { return };
     let com1 = Arc::new(Mutex::new(Uart::new(Arc::new(Unconnected), Box::new(std::io::sink()))));
-    let machine = crate::vcpu::unstarted(memory);
-    let subject = control::Subject::new("fuzzed".to_owned(), machine, 1 << 20, com1, PanicNotice::default());
+    let Some(machine) = crate::vcpu::unstarted(memory) else { return };
+    // It is never started, and so opened to no debugger.
+    let (notice, socket) = (PanicNotice::default(), PathBuf::new());
+    let subject = control::Subject::new("fuzzed".to_owned(), machine, 1 << 20, com1, notice, socket);
     control::converse(&subject, bytes);
 }
 

@@ -42,6 +42,15 @@ pub enum KvmError {
         #[source]
         source: io::Error,
     },
+    /// What was opened is something else.
+    #[error("{path} is no KVM device node: it does not answer KVM_GET_API_VERSION")]
+    NotKvm {
+        /// The node.
+        path: PathBuf,
+        /// What the host said.
+        #[source]
+        source: io::Error,
+    },
     /// What was opened does not speak KVM's stable interface.
     #[error("{path} speaks version {version} of KVM's interface; 12 is wanted")]
     ApiVersion {
@@ -100,6 +109,10 @@ pub fn open(node: &Path) -> Result<Kvm, KvmError> {
         errno => KvmError::Open { path: node.to_owned(), source: io::Error::from_raw_os_error(errno) },
     })?;
     let version = kvm.get_api_version();
+    if version < 0 {
+        let source = io::Error::last_os_error();
+        return Err(KvmError::NotKvm { path: node.to_owned(), source });
+    }
     if i64::from(version) != i64::from(KVM_API_VERSION) {
         return Err(KvmError::ApiVersion { path: node.to_owned(), version });
     }
@@ -377,8 +390,10 @@ impl Listener for Vm {
 
     fn written(&self, slot: &Slot, bits: &mut [u64]) -> Result<(), MapError> {
         let size = usize::try_from(slot.memory.host().1).unwrap_or(usize::MAX);
-        let written =
-            self.fd.get_dirty_log(slot.number, size).map_err(KvmError::refused("KVM_GET_DIRTY_LOG"))?;
+        let written = self.fd.get_dirty_log(slot.number, size).map_err(|error| match error.errno() {
+            libc::ENOENT => MapError::NoLog,
+            _ => KvmError::refused("KVM_GET_DIRTY_LOG")(error).into(),
+        })?;
         for (to, from) in bits.iter_mut().zip(written) {
             *to |= from;
         }

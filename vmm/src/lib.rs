@@ -4,6 +4,7 @@
 //! [`outcome::Outcome`]. A guest that panics, hangs or triple-faults is a value; an error is only what the
 //! machine could not do. This crate knows nothing of images, verdicts or test cases.
 
+mod bell;
 pub mod block;
 pub mod boot;
 pub mod bus;
@@ -15,6 +16,7 @@ pub mod dump;
 pub mod event_loop;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+pub mod gdb;
 pub mod irq;
 pub mod kvm;
 pub mod layout;

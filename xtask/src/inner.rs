@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use kiln::evidence::RunDirectory;
-use kiln::lab::INNER_PLAN;
+use kiln::lab::{INNER_PLAN, line_inside};
 use kiln::run::{Plan, TaskIo, execute};
 
 use crate::bench::{INNER_BENCH, INNER_EXITS, inner_bench, inner_exits};
@@ -40,7 +40,12 @@ fn carry_out(plan: &Path, directory: &str) -> Result<Exit> {
         Arc::new(RunDirectory::join(Path::new("/"), directory).context("failed to find the evidence pipe")?);
     let (mut out, mut err) = (io::stdout(), io::stderr());
     let console = plan.show_console.then(|| Box::new(io::stderr()) as Box<dyn io::Write + Send>);
-    let io = TaskIo { stdin: Some(Box::new(io::stdin())), stdout: &mut out, stderr: &mut err, console };
+    let mut io = TaskIo { stdin: None, stdout: &mut out, stderr: &mut err, console, line: None };
+    if plan.has_terminal() {
+        io.line = Some(line_inside(io::stdin()).context("failed to follow the terminal outside")?);
+    } else {
+        io.stdin = Some(Box::new(io::stdin()));
+    }
     let report = execute(&plan, &directory, io);
     Ok(Exit::status(report.verdict.exit()))
 }

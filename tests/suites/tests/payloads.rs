@@ -6,6 +6,8 @@ mod coalesced;
 mod control;
 #[path = "payloads/dumps.rs"]
 mod dumps;
+#[path = "payloads/gdb.rs"]
+mod gdb;
 #[path = "payloads/interrupts.rs"]
 mod interrupts;
 #[path = "payloads/memory.rs"]

@@ -69,7 +69,7 @@ impl UnclaimedReport {
     }
 }
 
-/// Takes accesses to nothing from all vCPUs. A flood of them takes no lock, and no room.
+/// Takes accesses to nothing from all vCPUs. A flood of them takes no room; one from many places takes no lock, either.
 #[derive(Default)]
 pub(crate) struct Unclaimed {
     /// What a strict machine lets pass; none: it is not strict.

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
-use kiln_vmm::control::protocol::{Accesses, Dump, End, Held, Request, Stats, Status};
+use kiln_vmm::control::protocol::{Accesses, Door, Dump, End, Held, Request, Stats, Status};
 use kiln_vmm::control::{Client, ClientError, machines};
+use kiln_vmm::gdb::GdbAddress;
 use kiln_vmm::machine::MachineState;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -112,6 +113,18 @@ pub(crate) enum Control {
         #[arg(long, value_name = "N")]
         last: Option<usize>,
     },
+    /// Open a machine to gdb, and print what to type there.
+    ///
+    /// It stays open until the machine ends, and takes one debugger at a time. A machine that is open already is not opened
+    /// again. `monitor help` in gdb tells what else there is.
+    #[command(after_help = HELP)]
+    Gdb {
+        #[command(flatten)]
+        target: Target,
+        /// unix:PATH, or tcp:[127.0.0.1:]PORT (0: any), which is open to every user of this host [default: a socket beside
+        /// the machine's own].
+        address: Option<GdbAddress>,
+    },
     /// Wait until a machine ends.
     #[command(after_help = WAIT_HELP)]
     Wait {
@@ -141,6 +154,11 @@ pub(super) fn run(control: &Control) -> Result<u8> {
         Control::Dump(target) => target.show(Request::Dump {}, dump_text)?,
         Control::Stats(target) => target.show(Request::Stats {}, stats_text)?,
         Control::Trace { target, last } => target.show(Request::Trace { last: *last }, trace_text)?,
+        Control::Gdb { target, address } => {
+            let address = address.as_ref().map(from_root).transpose()?;
+            target
+                .show(Request::Gdb { address }, |door: &Door| format!("target remote {}\n", door.address))?;
+        }
         Control::Wait { target, exit_status } => return target.wait(*exit_status),
     }
     Ok(0)
@@ -190,6 +208,18 @@ impl Target {
         self.print(result, |end: &End| format!("{}: {}\n", self.name, word(end)))?;
         Ok(status(&end.outcome, kind, end.panicked).0)
     }
+}
+
+/// An address as a process in another folder understands it.
+fn from_root(address: &GdbAddress) -> Result<String> {
+    Ok(match address {
+        GdbAddress::Unix(path) => {
+            let path = std::path::absolute(path)?;
+            anyhow::ensure!(path.to_str().is_some(), "{} is no text, which a request is", path.display());
+            GdbAddress::Unix(path).given()
+        }
+        tcp @ GdbAddress::Tcp(_) => tcp.given(),
+    })
 }
 
 fn list(as_json: bool) -> Result<()> {

@@ -8,6 +8,8 @@ use kiln_vmm::boot;
 use kiln_vmm::config::{
     AllowedRange, Backend, Boot, DiskConfig, MachineConfig, MemoryBacking, ModuleConfig, registry,
 };
+use kiln_vmm::gdb::GdbAddress;
+use kiln_vmm::kvm::KVM_NODE;
 
 use super::port::{self, Port};
 use super::status::ExitStatus;
@@ -64,6 +66,9 @@ pub(super) struct RunOptions {
     /// Refuse writes to the disks.
     #[arg(long)]
     read_only: bool,
+    /// Make the machine on the KVM at this device node.
+    #[arg(long, value_name = "NODE", default_value = KVM_NODE)]
+    pub(super) kvm: PathBuf,
     /// No interrupt controllers and timers: `HLT` then ends the machine at once.
     #[arg(long)]
     no_irqchip: bool,
@@ -73,7 +78,7 @@ pub(super) struct RunOptions {
     /// Let such accesses pass at these ports or addresses, as pio:0xcf8-0xcff or mmio:0xfed00000-0xfed003ff; may be repeated.
     #[arg(long = "allow", value_name = "BUS:FIRST[-LAST]", requires = "strict")]
     allowed: Vec<AllowedRange>,
-    /// End the machine after so many seconds.
+    /// End the machine after it has run for so many seconds; while it is paused they stand still.
     #[arg(long, value_name = "SECONDS")]
     pub(super) timeout: Option<u64>,
     /// What a guest's write to the debug-exit port becomes.
@@ -85,6 +90,22 @@ pub(super) struct RunOptions {
     /// Write what the machine did to this file, as JSON.
     #[arg(long, value_name = "FILE")]
     pub(super) trace: Option<PathBuf>,
+    /// Write down every instruction that is carried out, a line each: which CPU, and where (hexadecimal). The guest is
+    /// thousands of times slower until the limit.
+    #[arg(long, value_name = "FILE")]
+    pub(super) trace_instructions: Option<PathBuf>,
+    /// How many instructions to write down; then the guest goes on at full speed.
+    #[arg(long, value_name = "N", default_value_t = 1_000_000, requires = "trace_instructions")]
+    pub(super) trace_limit: u64,
+    /// Have gdb's `target remote` find the machine at unix:PATH or tcp:[127.0.0.1:]PORT (0: any). A TCP port is open to
+    /// every user of this host. Linux's own addresses match its symbols with nokaslr on its command line; `monitor
+    /// help` tells what else there is.
+    #[arg(long, value_name = "ADDRESS")]
+    pub(super) gdb: Option<GdbAddress>,
+    /// Hold the guest before its first instruction until gdb lets it go on. Nothing of a kernel is mapped yet at that time:
+    /// break in it by hbreak.
+    #[arg(long, requires = "gdb")]
+    pub(super) gdb_wait: bool,
     /// Show the exact machine, and do not run it; --config runs it as it is shown.
     #[arg(long, value_name = "FORMAT", num_args = 0..=1, require_equals = true, default_missing_value = "json")]
     pub(super) print_config: Option<ConfigFormat>,

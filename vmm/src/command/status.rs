@@ -12,7 +12,8 @@ const TIMED_OUT: u8 = 124;
 pub(super) const HELP: &str = "\
 Exit status: 0 for a guest that powered off, 2v+1 for one that wrote v to the debug-exit port (0 for v = 0, unless \
 --exit-status raw), 1 for one that reset, halted, panicked, triple-faulted or accessed nothing under --strict, 124 for one ended by \
---timeout, 125 for a machine that could not run. SIGINT and SIGTERM end the machine in order, then this by that signal; a second one \
+--timeout, 125 for a machine that could not run, or whose output was lost (but for a reader of standard output that wants \
+no more of it). SIGINT and SIGTERM end the machine in order, then this by that signal; a second one \
 ends it at once.";
 
 /// What a guest's write to the debug-exit port becomes.

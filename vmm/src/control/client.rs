@@ -5,10 +5,12 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::endpoint::{check_private, folders, socket};
+use super::endpoint::{EndpointError, check_private, folders, socket};
 use super::name::is_name;
 use super::protocol::{Event, Greeting, Numbered, Refusal, Reply, Request, SCHEMA};
 
@@ -28,6 +30,9 @@ pub enum ClientError {
         /// The names that there are, in words.
         there: String,
     },
+    /// The name is none.
+    #[error(transparent)]
+    Name(EndpointError),
     /// The connection failed, or the machine said nothing in time.
     #[error("no word from the machine at {path}")]
     Connection {
@@ -109,14 +114,42 @@ pub fn machines() -> Vec<(String, Result<Client, ClientError>)> {
     sockets().into_iter().filter_map(alive).collect()
 }
 
+/// That no machine was found, and where: it may run where another `XDG_RUNTIME_DIR` leads, or in a folder that can't be used.
+fn nowhere(folders: &[PathBuf]) -> String {
+    let looked_at = |folder: &PathBuf| match check_private(folder) {
+        Err(error @ EndpointError::NotPrivate { .. }) => error.to_string(),
+        _ => folder.display().to_string(),
+    };
+    let folders: Vec<String> = folders.iter().map(looked_at).collect();
+    format!("none runs that has a name (`kiln-vmm run --name NAME`) in {}", folders.join(" and "))
+}
+
+/// Connects to the socket at `path`, within [`GREETS`]: one whose machine has been stopped may have no room for who waits.
+fn reach(path: &Path) -> io::Result<UnixStream> {
+    let stream = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    set_socket_timeout(&stream, Timeout::Send, Some(GREETS))?;
+    match connect(&stream, &SocketAddrUnix::new(path)?) {
+        Ok(()) => Ok(stream.into()),
+        Err(rustix::io::Errno::AGAIN) => Err(too_long()),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+fn too_long() -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, "it took too long")
+}
+
 impl Client {
     /// Connects to the machine of that name.
     ///
     /// # Errors
     /// There is none, or it does not answer.
     pub fn connect(name: &str) -> Result<Self, ClientError> {
+        if !is_name(name) {
+            return Err(ClientError::Name(EndpointError::Name(name.to_owned())));
+        }
         let private = folders().into_iter().filter(|folder| check_private(folder).is_ok());
-        for path in private.map(|folder| socket(&folder, name)).filter(|_| is_name(name)) {
+        for path in private.map(|folder| socket(&folder, name)) {
             match Self::connect_to(&path) {
                 Err(ClientError::Connection { source, .. })
                     if matches!(
@@ -128,7 +161,7 @@ impl Client {
         }
         let names: Vec<String> = machines().into_iter().map(|(name, _)| name).collect();
         let there = match names.as_slice() {
-            [] => "none runs that has a name (`kiln-vmm run --name NAME`)".to_owned(),
+            [] => nowhere(&folders()),
             names => format!("there is {}", names.join(", ")),
         };
         Err(ClientError::NoMachine { name: name.to_owned(), there })
@@ -140,7 +173,7 @@ impl Client {
     /// It is not there, does not answer, or speaks another version.
     pub fn connect_to(path: &Path) -> Result<Self, ClientError> {
         let failed = |source| ClientError::Connection { path: path.to_owned(), source };
-        let stream = UnixStream::connect(path).map_err(failed)?;
+        let stream = reach(path).map_err(failed)?;
         stream.set_read_timeout(Some(GREETS)).map_err(failed)?;
         let lines = BufReader::new(stream);
         let greeting = Greeting { schema: SCHEMA, kiln: String::new(), name: String::new(), pid: 0 };
@@ -220,7 +253,7 @@ impl Client {
             Ok(0) => return Err(self.lost(io::ErrorKind::UnexpectedEof.into())),
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                return Err(self.lost(io::Error::new(io::ErrorKind::TimedOut, "it took too long")));
+                return Err(self.lost(too_long()));
             }
             Err(error) => return Err(self.lost(error)),
         }
@@ -237,5 +270,45 @@ impl Client {
 
     fn nonsense(&self, what: &str) -> ClientError {
         ClientError::Nonsense { path: self.path.clone(), what: what.to_owned() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{DirBuilder, Permissions};
+    use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    #[test]
+    fn machine_that_takes_nobody_in_is_given_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("vm.sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        // Room for one.
+        rustix::net::listen(&listener, 0).unwrap();
+        let _waits = UnixStream::connect(&path).unwrap();
+        let error = Client::connect_to(&path).unwrap_err();
+        assert!(crate::chain(&error).ends_with("vm.sock: it took too long"), "{}", crate::chain(&error));
+    }
+
+    #[test]
+    fn folders_without_machines_are_named_with_what_is_wrong_with_them() {
+        let outer = tempfile::tempdir().unwrap();
+        let (good, open) = (outer.path().join("good"), outer.path().join("open"));
+        DirBuilder::new().mode(0o700).create(&good).unwrap();
+        DirBuilder::new().create(&open).unwrap();
+        std::fs::set_permissions(&open, Permissions::from_mode(0o755)).unwrap();
+        let said = nowhere(&[good.clone(), open.clone()]);
+        assert!(said.contains(&format!("in {} and ", good.display())), "{said}");
+        assert!(said.contains(&format!("{} has mode 0755", open.display())), "{said}");
+    }
+
+    #[test]
+    fn name_that_is_none_is_said_to_be_none() {
+        for name in ["", "../vm", "-x"] {
+            assert!(matches!(Client::connect(name), Err(ClientError::Name(_))), "{name}");
+        }
     }
 }

@@ -21,7 +21,7 @@ const TRIES: u32 = 100;
 #[derive(Debug, thiserror::Error)]
 pub enum EndpointError {
     /// The name is none.
-    #[error("name {0:?}: a machine's name is 1 to 64 of A-Z a-z 0-9 . _ -, and begins with no dot")]
+    #[error("name {0:?}: a machine's name is 1 to 64 of A-Z a-z 0-9 . _ -, and begins with no dot or dash")]
     Name(String),
     /// The runtime folder can't be used.
     #[error("can't use the runtime folder {path}")]
@@ -33,7 +33,9 @@ pub enum EndpointError {
         source: io::Error,
     },
     /// The runtime folder is open to others, or is another's.
-    #[error("the runtime folder {path} {what}: it must be a folder of your own, with mode 0700")]
+    #[error(
+        "the runtime folder {path} {what}: it must be a folder of your own, with mode 0700 (or set XDG_RUNTIME_DIR to one)"
+    )]
     NotPrivate {
         /// The folder.
         path: PathBuf,
@@ -84,16 +86,22 @@ pub fn socket(folder: &Path, name: &str) -> PathBuf {
     folder.join(format!("{name}.sock"))
 }
 
+/// The socket of such a machine's debugger, once it was asked for.
+fn debugger_socket(folder: &Path, name: &str) -> PathBuf {
+    folder.join(format!("{name}.gdb"))
+}
+
 /// A taken name, and the socket that listens for it. Dropping it gives both up.
 #[derive(Debug)]
 pub(crate) struct Endpoint {
     name: String,
     socket: PathBuf,
+    debugger_socket: PathBuf,
     lock_path: PathBuf,
     // In this order: a descriptor may be closed once children need no longer be kept from it.
     _not_in_children: [NotInChildren; 2],
     listener: UnixListener,
-    _lock: File,
+    lock: File,
     /// Whose it is: a forked child must not remove what its parent still uses.
     pid: u32,
 }
@@ -121,20 +129,35 @@ impl Endpoint {
         };
         let lock = take(name, &lock_path)?;
         let held = fork::keep(&lock).map_err(failed(&lock_path))?;
-        match std::fs::remove_file(&socket) {
-            Err(error) if error.kind() != ErrorKind::NotFound => return Err(failed(&socket)(error)),
-            _ => {}
+        let debugger_socket = debugger_socket(folder, name);
+        for left in [&socket, &debugger_socket] {
+            match std::fs::remove_file(left) {
+                Err(error) if error.kind() != ErrorKind::NotFound => return Err(failed(left)(error)),
+                _ => {}
+            }
         }
         let listener = UnixListener::bind(&socket).map_err(failed(&socket))?;
         listener.set_nonblocking(true).map_err(failed(&socket))?;
         let listens = fork::keep(&listener).map_err(failed(&socket))?;
-        let not_in_children = [held, listens];
-        let (name, pid) = (name.to_owned(), std::process::id());
-        Ok(Self { name, socket, lock_path, _not_in_children: not_in_children, listener, _lock: lock, pid })
+        Ok(Self {
+            name: name.to_owned(),
+            socket,
+            debugger_socket,
+            lock_path,
+            _not_in_children: [held, listens],
+            listener,
+            lock,
+            pid: std::process::id(),
+        })
     }
 
     pub(crate) fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Where the machine's debugger may be listened for: nothing is there while nobody is.
+    pub(crate) fn debugger_socket(&self) -> &Path {
+        &self.debugger_socket
     }
 
     pub(super) fn listener(&self) -> &UnixListener {
@@ -144,8 +167,9 @@ impl Endpoint {
 
 impl Drop for Endpoint {
     fn drop(&mut self) {
-        if std::process::id() == self.pid {
-            // Under the lock: nobody else can have made them meanwhile.
+        // Under the lock, nobody else can have made them meanwhile; but who takes away old files (a folder in /tmp has such)
+        // may have opened the name to another machine.
+        if std::process::id() == self.pid && is_at(&self.lock, &self.lock_path) {
             let _gone = std::fs::remove_file(&self.socket);
             let _gone = std::fs::remove_file(&self.lock_path);
         }
@@ -173,14 +197,18 @@ fn take(name: &str, path: &Path) -> Result<File, EndpointError> {
             Err(errno) => return Err(failed(errno.into())),
         }
         // Its last owner may have removed the file after we opened it: such a lock keeps nobody out.
-        let ours = file.metadata().map_err(failed)?;
-        let there = std::fs::symlink_metadata(path);
-        if there.is_ok_and(|there| (there.dev(), there.ino()) == (ours.dev(), ours.ino())) {
+        if is_at(&file, path) {
             file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).map_err(failed)?;
             return Ok(file);
         }
     }
     Err(failed(ErrorKind::ResourceBusy.into()))
+}
+
+/// Whether `file` is what `path` leads to.
+fn is_at(file: &File, path: &Path) -> bool {
+    let (Ok(ours), Ok(there)) = (file.metadata(), std::fs::symlink_metadata(path)) else { return false };
+    (there.dev(), there.ino()) == (ours.dev(), ours.ino())
 }
 
 /// Makes `folder` if it is not there, and sees to it that it is this user's alone.
@@ -244,16 +272,32 @@ mod tests {
     }
 
     #[test]
+    fn machine_whose_files_were_taken_away_leaves_those_of_the_next_alone() {
+        let (_outer, folder) = folder();
+        let first = Endpoint::open_in(&folder, "vm").unwrap();
+        for path in [&first.socket, &first.lock_path] {
+            std::fs::remove_file(path).unwrap();
+        }
+        let second = Endpoint::open_in(&folder, "vm").unwrap();
+        drop(first);
+        assert!(UnixStream::connect(&second.socket).is_ok());
+        assert!(matches!(Endpoint::open_in(&folder, "vm"), Err(EndpointError::Taken { .. })));
+    }
+
+    #[test]
     fn what_a_dead_machine_left_is_reclaimed() {
         let (_outer, folder) = folder();
         let endpoint = Endpoint::open_in(&folder, "vm").unwrap();
         let (socket, lock) = (endpoint.socket.clone(), endpoint.lock_path.clone());
+        let debugger = endpoint.debugger_socket().to_owned();
         drop(endpoint);
-        drop(UnixListener::bind(&socket).unwrap());
+        for left in [&socket, &debugger] {
+            drop(UnixListener::bind(left).unwrap());
+        }
         std::fs::write(&lock, "4711\n").unwrap();
         assert!(UnixStream::connect(&socket).is_err());
         let _reclaimed = Endpoint::open_in(&folder, "vm").unwrap();
-        assert!(UnixStream::connect(&socket).is_ok());
+        assert!(UnixStream::connect(&socket).is_ok() && !debugger.exists());
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //! processes of the same user.
 //!
 //! Its socket is `NAME.sock` in the user's own runtime folder ([`folders`]); `NAME.lock` beside it is locked as long as the
-//! machine lives, so that a name is taken once and what a dead machine left is reclaimed. What is said there is in
+//! machine lives, so that a name is taken once and what a dead machine left is reclaimed. Its debugger is at `NAME.gdb` once one was
+//! asked for. What is said there is in
 //! [`protocol`]; [`Client`] says it.
 
 mod client;

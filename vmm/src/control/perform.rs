@@ -1,6 +1,7 @@
 //! Carries out requests on a machine. Each may take time, and is never done on the event loop's thread.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -8,10 +9,11 @@ use serde_json::Value;
 
 use super::name::is_name;
 use super::protocol::{
-    Accesses, Done, Dump, End, Held, Kind, OWNER, Refusal, Request, Stats, Status, VcpuAccesses, json,
+    Accesses, Done, Door, Dump, End, Held, Kind, OWNER, Refusal, Request, Stats, Status, VcpuAccesses, json,
 };
 use crate::device::pvpanic::PanicNotice;
 use crate::device::uart::Uart;
+use crate::gdb::{self, GdbAddress};
 use crate::outcome::Outcome;
 use crate::vcpu::{ControlError, Controller, MachineState, Owner};
 
@@ -28,9 +30,22 @@ pub(crate) struct Subject {
     memory: u64,
     com1: Arc<Mutex<Uart>>,
     panic_notice: PanicNotice,
+    /// Where gdb is listened for, if it is asked for nowhere else.
+    gdb_socket: PathBuf,
+    gdb: Mutex<Gdb>,
     built: Instant,
     /// Of whom all are made who hold the machine by the names that clients give.
     clients: Owner,
+}
+
+/// The door that clients had opened to gdb.
+enum Gdb {
+    Closed,
+    Open {
+        _until_dropped: gdb::Handle,
+    },
+    /// The machine has ended.
+    Over,
 }
 
 impl Subject {
@@ -40,9 +55,11 @@ impl Subject {
         memory: u64,
         com1: Arc<Mutex<Uart>>,
         panic_notice: PanicNotice,
+        gdb_socket: PathBuf,
     ) -> Self {
         let (built, clients) = (Instant::now(), Owner::new(OWNER));
-        Self { name, controller, memory, com1, panic_notice, built, clients }
+        let gdb = Mutex::new(Gdb::Closed);
+        Self { name, controller, memory, com1, panic_notice, gdb_socket, gdb, built, clients }
     }
 
     pub(super) fn controller(&self) -> &Controller {
@@ -82,6 +99,7 @@ impl Subject {
             Request::Dump {} => Ok(json(&Dump { vcpus: self.controller.dump()? })),
             Request::Stats {} => self.stats(),
             Request::Trace { last } => self.trace(last),
+            Request::Gdb { address } => self.gdb(address),
             Request::Events {} | Request::Wait {} => {
                 Err(refusal(Kind::Failed, "it is answered elsewhere".to_owned()))
             }
@@ -117,7 +135,8 @@ impl Subject {
         if is_name(&name) {
             return Ok(self.clients.named(&name));
         }
-        let message = format!("owner {name:?}: it is 1 to 64 of A-Z a-z 0-9 . _ -, and begins with no dot");
+        let message =
+            format!("owner {name:?}: it is 1 to 64 of A-Z a-z 0-9 . _ -, and begins with no dot or dash");
         Err(refusal(Kind::BadRequest, message))
     }
 
@@ -143,6 +162,47 @@ impl Subject {
         }
         let message = "COM1 has no room: the guest does not read what it got before".to_owned();
         Err(refusal(Kind::Failed, message))
+    }
+
+    /// Opens the machine to gdb, unless it is open.
+    fn gdb(&self, asked: Option<String>) -> Result<Value, Refusal> {
+        let asked = asked.map(|text| text.parse::<GdbAddress>()).transpose();
+        let asked = asked.map_err(|message| refusal(Kind::BadRequest, format!("address: {message}")))?;
+        if let Some(GdbAddress::Unix(path)) = asked.as_ref()
+            && !path.is_absolute()
+        {
+            let message =
+                format!("address: {} begins at no /, and the machine may be elsewhere", path.display());
+            return Err(refusal(Kind::BadRequest, message));
+        }
+        let mut gdb = self.gdb.lock().unwrap_or_else(PoisonError::into_inner);
+        match (&*gdb, self.controller.state()) {
+            (Gdb::Over, _) | (_, MachineState::Stopped) => return Err(ControlError::Ended.into()),
+            (_, MachineState::Created) => return Err(ControlError::NotStarted.into()),
+            _ => {}
+        }
+        let open = self.controller.door().clone();
+        match (open, asked) {
+            (Some(address), None) => Ok(json(&Door { address })),
+            (Some(address), Some(asked)) if asked.is_at(&address) => Ok(json(&Door { address })),
+            (open, asked) => {
+                let address = asked.unwrap_or_else(|| GdbAddress::Unix(self.gdb_socket.clone()));
+                let served = match open {
+                    Some(address) => Err(gdb::GdbError::Open { address }),
+                    None => gdb::serve(self.controller.clone(), &address),
+                };
+                let handle = served.map_err(|error| refusal(Kind::Failed, crate::chain(&error)))?;
+                let address = handle.address().to_string();
+                *gdb = Gdb::Open { _until_dropped: handle };
+                Ok(json(&Door { address }))
+            }
+        }
+    }
+
+    /// Closes the door to gdb, which tells a debugger that is there how the machine ended, and lets nobody open it again.
+    pub(super) fn close(&self) {
+        let gdb = std::mem::replace(&mut *self.gdb.lock().unwrap_or_else(PoisonError::into_inner), Gdb::Over);
+        drop(gdb);
     }
 
     fn stats(&self) -> Result<Value, Refusal> {

@@ -87,6 +87,14 @@ pub enum Request {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         last: Option<usize>,
     },
+    /// Open the machine, which must have been started, to gdb: [`Door`]. The door closes with the machine; one that is
+    /// open already, also by `kiln-vmm run --gdb`, is answered again. One debugger at a time comes in.
+    Gdb {
+        /// `unix:PATH`, from `/` on, or `tcp:[127.0.0.1:]PORT` (0: any); if nothing, or if it is open already, a socket beside
+        /// the machine's own. Another one than is open is refused.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        address: Option<String>,
+    },
     /// Be told of what happens from now on ([`Event`]): [`Done`].
     Events {},
     /// Wait for its end: [`End`].
@@ -269,6 +277,13 @@ pub struct VcpuAccesses {
     pub accesses: Vec<Access>,
 }
 
+/// The result of [`Request::Gdb`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Door {
+    /// What gdb's `target remote` takes: a socket's path, or `ADDRESS:PORT`.
+    pub address: String,
+}
+
 /// A value as JSON; all that is said here can be.
 pub(super) fn json(value: &impl Serialize) -> Value {
     serde_json::to_value(value).unwrap_or(Value::Null)
@@ -300,6 +315,8 @@ mod tests {
             Request::Stats {},
             Request::Trace { last: Some(7) },
             Request::Trace { last: None },
+            Request::Gdb { address: None },
+            Request::Gdb { address: Some("tcp:0".to_owned()) },
             Request::Events {},
             Request::Wait {},
         ] {
@@ -318,6 +335,7 @@ mod tests {
             r#"{"id":6,"request":"status","verbose":true}"#,
             r#"{"id":6,"request":"pause","verbose":"x"}"#,
             r#"{"id":6,"request":"stop","verbose":1}"#,
+            r#"{"id":6,"request":"gdb","verbose":1}"#,
         ] {
             let (id, message) = refused(line);
             assert!(id == 6 && message.contains("verbose"), "{message}");

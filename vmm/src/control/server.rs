@@ -13,7 +13,6 @@ use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 use rustix::net::sockopt::socket_peercred;
 use rustix::process::geteuid;
 use serde_json::Value;
-use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 use vmm_sys_util::timerfd::TimerFd;
 
 use super::connection::{Connection, Gone, TooLong, UNREAD_MAX};
@@ -23,6 +22,7 @@ use super::perform::{Subject, refusal};
 use super::protocol::{
     Done, Event, Greeting, Kind, LINE_MAX, Numbered, Refusal, Reply, Request, SCHEMA, json, parse,
 };
+use crate::bell::Bell;
 use crate::event_loop::{EventLoop, Mailbox, Post, mailbox};
 use crate::vcpu::MachineState;
 
@@ -57,16 +57,18 @@ enum Letter {
 /// A machine's control socket, served until this is dropped.
 pub(crate) struct Served {
     post: Post<Letter>,
+    subject: Arc<Subject>,
 }
 
 impl Served {
     /// Serves `endpoint` on `events`.
     pub(crate) fn start(events: &EventLoop, endpoint: Endpoint, subject: Subject) -> io::Result<Self> {
         let (post, letters) = mailbox()?;
-        let bell = Arc::new(EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?);
+        let bell = Arc::new(Bell::new()?);
+        let subject = Arc::new(subject);
         let server = Server {
             endpoint: Some(endpoint),
-            subject: Arc::new(subject),
+            subject: subject.clone(),
             bell: bell.clone(),
             letters,
             post: post.clone(),
@@ -79,12 +81,14 @@ impl Served {
         };
         server.subject.controller().set_bell(bell);
         events.add(Box::new(server))?;
-        Ok(Self { post })
+        Ok(Self { post, subject })
     }
 
     /// Tells all clients how the machine ended, which it must have, gives up its name, and waits a moment for them to
     /// take it.
     pub(crate) fn finish(&self) {
+        // Before another machine of the name may want the debugger's socket.
+        self.subject.close();
         let (told, all_know) = mpsc::channel();
         self.post.send(Letter::Finish(told));
         if all_know.recv_timeout(LAST_ANSWERS) == Err(mpsc::RecvTimeoutError::Timeout) {
@@ -99,7 +103,7 @@ struct Server {
     endpoint: Option<Endpoint>,
     subject: Arc<Subject>,
     /// Rung at each change of the machine's state.
-    bell: Arc<EventFd>,
+    bell: Arc<Bell>,
     letters: Mailbox<Letter>,
     post: Post<Letter>,
     timer: Timer,
@@ -154,7 +158,7 @@ impl MutEventSubscriber for Server {
         match events.data() {
             LISTENER => self.accept(ops),
             BELL => {
-                let _not_rung = self.bell.read();
+                self.bell.heard();
                 self.tell(ops);
             }
             RESULTS => {

@@ -13,7 +13,7 @@ use vm_memory::{Bytes, GuestAddress};
 
 pub use walk::{PageWalk, WalkEnd, WalkEntry};
 
-use crate::memory::{GuestMemory, Readable};
+use crate::memory::{MemoryView, Readable};
 use crate::vcpu::state::{MpState, Registers, SpecialRegisters, hex};
 
 /// How many bytes before and from RIP on are shown.
@@ -168,17 +168,17 @@ pub fn read_linear(
     walk::read(memory, special, linear, length)
 }
 
-/// Writes guest memory at linear addresses; tells how many bytes it wrote before the mapping, or RAM, ended. Rights of
-/// pages are not looked at: a debugger's breakpoints go into read-only code.
+/// Writes guest RAM at linear addresses, by the tables in `view`; tells how many bytes it wrote before the mapping, or RAM,
+/// ended. Rights of pages are not looked at: a debugger's breakpoints go into read-only code.
 #[must_use]
-pub fn write_linear(memory: &GuestMemory, special: &SpecialRegisters, linear: u64, bytes: &[u8]) -> usize {
+pub fn write_linear(view: &MemoryView, special: &SpecialRegisters, linear: u64, bytes: &[u8]) -> usize {
     let mut done = 0;
     while let Some(rest) = bytes.get(done..).filter(|rest| !rest.is_empty()) {
         let Some(at) = u64::try_from(done).ok().and_then(|done| linear.checked_add(done)) else { break };
-        let Some(physical) = PageWalk::new(memory, special, at).physical() else { break };
+        let Some(physical) = PageWalk::new(view, special, at).physical() else { break };
         let room = usize::try_from(4096 - at % 4096).unwrap_or(0).min(rest.len());
         let Some(piece) = rest.get(..room) else { break };
-        if memory.write_slice(piece, GuestAddress(physical)).is_err() {
+        if view.ram().write_slice(piece, GuestAddress(physical)).is_err() {
             break;
         }
         done += room;

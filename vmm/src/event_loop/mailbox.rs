@@ -4,18 +4,18 @@ use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::{Arc, mpsc};
 
-use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+use crate::bell::Bell;
 
 /// The end that the loop empties; its descriptor is ready when there is something.
 pub struct Mailbox<T> {
     letters: mpsc::Receiver<T>,
-    bell: Arc<EventFd>,
+    bell: Arc<Bell>,
 }
 
 /// The end that threads put into; a clone is another.
 pub struct Post<T> {
     letters: mpsc::Sender<T>,
-    bell: Arc<EventFd>,
+    bell: Arc<Bell>,
 }
 
 impl<T> Clone for Post<T> {
@@ -29,7 +29,7 @@ impl<T> Clone for Post<T> {
 /// # Errors
 /// The process is out of descriptors.
 pub fn mailbox<T>() -> io::Result<(Post<T>, Mailbox<T>)> {
-    let bell = Arc::new(EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?);
+    let bell = Arc::new(Bell::new()?);
     let (sender, receiver) = mpsc::channel();
     Ok((Post { letters: sender, bell: bell.clone() }, Mailbox { letters: receiver, bell }))
 }
@@ -38,8 +38,7 @@ impl<T> Post<T> {
     /// Leaves `letter`; without a loop that takes it, it is gone.
     pub fn send(&self, letter: T) {
         let _nobody_takes_it = self.letters.send(letter);
-        // Full is rung.
-        let _rung = self.bell.write(1);
+        self.bell.ring();
     }
 }
 
@@ -47,7 +46,7 @@ impl<T> Mailbox<T> {
     /// All that has been left until now.
     pub fn take(&mut self) -> Vec<T> {
         // First the bell: what comes after it rings anew.
-        let _not_rung = self.bell.read();
+        self.bell.heard();
         self.letters.try_iter().collect()
     }
 }

@@ -101,13 +101,14 @@ impl Drop for LevelIrqfd {
 impl Line {
     fn listen(&self) {
         loop {
-            match self.ended.read() {
+            let ends = match self.ended.read() {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(_) => return,
                 Ok(_) if self.over.load(Ordering::SeqCst) => return,
-                Ok(_) => {}
-            }
-            self.ends.fetch_add(1, Ordering::SeqCst);
+                // Several, if this thread comes late.
+                Ok(ends) => u32::try_from(ends).unwrap_or(u32::MAX),
+            };
+            self.ends.fetch_add(ends, Ordering::SeqCst);
             if self.high.load(Ordering::SeqCst) {
                 // A count that is full means that it is raised.
                 let _raised = self.raise.write(1);
@@ -158,6 +159,16 @@ mod tests {
         assert!(!raised(&line));
         line.set(true).unwrap();
         assert!(raised(&line));
+    }
+
+    #[test]
+    fn ends_that_come_together_are_all_counted() {
+        let line = LevelIrqfd::new().unwrap();
+        // Nobody listens yet.
+        line.eventfds().1.write(2).unwrap();
+        line.set(true).unwrap();
+        end(&line, 3);
+        assert_eq!(line.ends(), 3);
     }
 
     #[test]

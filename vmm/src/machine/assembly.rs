@@ -7,6 +7,7 @@ use kiln_protocol::probe::{DOORBELL, DOORBELL_RING, STREAM, STREAM_SIZE};
 use kvm_ioctls::{IoEventAddress, Kvm};
 
 use super::backend::{BackendError, Backends, Connected};
+use super::fittings::Fittings;
 use super::outlet::outlet;
 use super::unclaimed::UnclaimedTeller;
 use super::{ConsoleEnd, Machine, MachineError, MachineIo};
@@ -80,7 +81,8 @@ pub(super) fn assemble(
     let mut backends = Backends::new(power.clone(), io.serial);
     let console = match io.console {
         Some(ConsoleEnd { input, output }) => {
-            let (output, drain) = outlet("console", output, power.clone()).map_err(MachineError::Io)?;
+            let (output, drain) =
+                outlet("virtio console", output, power.clone()).map_err(MachineError::Io)?;
             backends.drains.push(drain);
             Some(ConsoleEnd { input, output: Box::new(output) })
         }
@@ -170,22 +172,8 @@ pub(super) fn assemble(
     let saver = Saver { config: config.clone(), vm, parts, places, roms: map.roms(), map, kvm };
     let Backends { drains, ptys, .. } = backends;
     let teller = UnclaimedTeller::new(unclaimed);
-    Ok(Machine {
-        vcpus,
-        power,
-        uart,
-        virtio,
-        drains,
-        panic_notice,
-        nmi_mask,
-        doorbell,
-        ptys,
-        teller,
-        saver,
-        restored,
-        served: None,
-        events: None,
-    })
+    let fittings = Fittings { uart, virtio, drains, teller, served: None, events: None };
+    Ok(Machine { vcpus, power, fittings, panic_notice, nmi_mask, doorbell, ptys, saver, restored })
 }
 
 pub(super) fn check(config: &MachineConfig, and_load: bool) -> Result<(), MachineError> {

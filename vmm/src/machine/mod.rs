@@ -3,6 +3,7 @@
 mod assembly;
 mod backend;
 mod error;
+mod fittings;
 mod outlet;
 mod running;
 mod unclaimed;
@@ -10,14 +11,15 @@ mod unclaimed;
 use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Instant;
 
 pub use crate::bus::{UnclaimedAccess, UnclaimedReport};
-pub use crate::vcpu::{ControlError, Controller, DebugStop, MachineState, Owner};
+pub use crate::vcpu::{ControlError, Controller, DebugRequest, DebugStop, MachineState, Owner, VcpuStop};
 pub use crate::virtio::console::ConsoleEnd;
 pub use backend::BackendError;
 pub use error::MachineError;
+pub use outlet::{LostOutput, STDOUT};
 pub use running::{Ended, Running, Stopper};
 
 use crate::config::{Boot, MachineConfig};
@@ -25,17 +27,14 @@ use crate::control::{Endpoint, Served, Subject};
 use crate::device::probe::Doorbells;
 use crate::device::pvpanic::PanicNotice;
 use crate::device::rtc::NmiMask;
-use crate::device::uart::Uart;
 use crate::event_loop::EventLoop;
 use crate::kvm::{self, KVM_NODE};
 use crate::outcome::PowerSwitch;
 pub use crate::snapshot::RestoreIo;
 use crate::snapshot::{Loaded, Restored, Saver, SnapshotError};
 use crate::vcpu::Ready;
-use crate::virtio::mmio::MmioTransport;
 use assembly::Begin;
-use outlet::Drain;
-use unclaimed::UnclaimedTeller;
+use fittings::Fittings;
 
 /// The host's ends of what a machine is connected to.
 pub struct MachineIo {
@@ -51,20 +50,14 @@ pub struct MachineIo {
 pub struct Machine {
     vcpus: Ready,
     power: PowerSwitch,
-    uart: Arc<Mutex<Uart>>,
-    virtio: Vec<Arc<Mutex<MmioTransport>>>,
-    drains: Vec<Drain>,
+    fittings: Fittings,
     panic_notice: PanicNotice,
     nmi_mask: NmiMask,
     doorbell: Option<Doorbells>,
     ptys: Vec<(String, PathBuf)>,
-    teller: UnclaimedTeller,
     saver: Saver,
     /// What is left to be done of a restore when it starts.
     restored: Option<Restored>,
-    // In this order: what is served ends before the loop that serves it.
-    served: Option<Served>,
-    events: Option<Arc<EventLoop>>,
 }
 
 impl Machine {
@@ -86,22 +79,13 @@ impl Machine {
         // First: who wants a name that is taken has not touched anything else yet.
         let endpoint = config.name.as_deref().map(Endpoint::open).transpose()?;
         let mut machine = assembly::assemble(kvm::open(node)?, config, io, Begin::Boot)?;
-        if let Boot::Kernel { kernel, .. } = &config.boot {
-            machine.controller().set_kernel(kernel.clone());
-        }
-        if let Some(endpoint) = endpoint {
-            let (name, notice) = (endpoint.name().to_owned(), machine.panic_notice());
-            let subject =
-                Subject::new(name, machine.controller(), config.memory, machine.uart.clone(), notice);
-            let events = machine.event_loop().map_err(MachineError::Io)?;
-            machine.served = Some(Served::start(&events, endpoint, subject).map_err(MachineError::Io)?);
-        }
+        machine.introduce(node, &config.boot);
+        machine.serve(endpoint, config.memory)?;
         Ok(machine)
     }
 
-    /// Builds a machine that goes on from the snapshot in `folder` ([`Running::save`]), as if no time had passed; it has no
-    /// name. It is as ready to run as a new one: who wants to look at it first holds it before its start. What
-    /// the snapshot's configuration says of files is as it was when the first machine was built: serial ports and consoles are opened
+    /// Builds a machine that goes on from the snapshot in `folder` ([`Running::save`]), as if no time had passed. It is as
+    /// ready to run as a new one: who wants to look at it first holds it before its start. What the snapshot's configuration says of files is as it was when the first machine was built: serial ports and consoles are opened
     /// anew, and a kernel is not read again.
     ///
     /// Its RAM is private and on small pages, whatever its configuration says, and what it writes to disks is lost with it.
@@ -119,15 +103,41 @@ impl Machine {
     pub fn restore_on(node: &Path, folder: &Path, io: RestoreIo) -> Result<Self, SnapshotError> {
         let kvm = kvm::open(node)?;
         let snapshot = Loaded::open(&kvm, folder)?;
-        let config = MachineConfig { name: None, ..snapshot.config().clone() };
+        let RestoreIo { name, serial, console, ports, reserved_disk } = io;
+        let config = MachineConfig { name, ..snapshot.config().clone() };
         config.validate().map_err(MachineError::from)?;
-        let RestoreIo { serial, console, ports, reserved_disk } = io;
+        let endpoint = config.name.as_deref().map(Endpoint::open).transpose().map_err(MachineError::from)?;
         let begin = Begin::From { snapshot: Box::new(snapshot), reserved_disk: reserved_disk.as_deref() };
-        let machine = assembly::assemble(kvm, &config, MachineIo { serial, console, ports }, begin)?;
-        if let Boot::Kernel { kernel, .. } = &config.boot {
-            machine.controller().set_kernel(kernel.clone());
-        }
+        let mut machine = assembly::assemble(kvm, &config, MachineIo { serial, console, ports }, begin)?;
+        machine.introduce(node, &config.boot);
+        machine.serve(endpoint, config.memory)?;
         Ok(machine)
+    }
+
+    /// Tells its controller what else those who look at the machine may want of it.
+    fn introduce(&self, node: &Path, boot: &Boot) {
+        let controller = self.controller();
+        controller.set_kvm_node(node.to_owned());
+        controller.set_nmi_mask(&self.nmi_mask);
+        if let Boot::Kernel { kernel, .. } = boot {
+            controller.set_kernel(kernel.clone());
+        }
+    }
+
+    /// Has the machine controlled by its name, if it has one, from now on.
+    fn serve(&mut self, endpoint: Option<Endpoint>, memory: u64) -> Result<(), MachineError> {
+        let Some(endpoint) = endpoint else { return Ok(()) };
+        let subject = Subject::new(
+            endpoint.name().to_owned(),
+            self.controller(),
+            memory,
+            self.fittings.uart.clone(),
+            self.panic_notice(),
+            endpoint.debugger_socket().to_owned(),
+        );
+        let events = self.event_loop().map_err(MachineError::Io)?;
+        self.fittings.served = Some(Served::start(&events, endpoint, subject).map_err(MachineError::Io)?);
+        Ok(())
     }
 
     /// The machine's event loop, which runs from now on until the machine's end, or until all who have it let go of it.
@@ -135,11 +145,11 @@ impl Machine {
     /// # Errors
     /// The host has no room for a thread or its descriptors.
     pub fn event_loop(&mut self) -> std::io::Result<Arc<EventLoop>> {
-        let events = match self.events.take() {
+        let events = match self.fittings.events.take() {
             Some(events) => events,
             None => Arc::new(EventLoop::start()?),
         };
-        self.events = Some(events.clone());
+        self.fittings.events = Some(events.clone());
         Ok(events)
     }
 
@@ -185,7 +195,7 @@ impl Machine {
     /// Has `told` hear of the guest's accesses to where no device is: at most once a second, and at the machine's end. It
     /// is called by whoever waits for that.
     pub fn tell_unclaimed(&mut self, told: impl FnMut(&UnclaimedReport) + Send + 'static) {
-        self.teller.tell(Box::new(told));
+        self.fittings.teller.tell(Box::new(told));
     }
 
     /// Lets it run: every vCPU's thread is in place before the first instruction.
@@ -199,8 +209,6 @@ impl Machine {
             self.vcpus.set_time(time, vcpus)?;
         }
         let threads = self.vcpus.start(began).map_err(MachineError::Io)?;
-        let devices = (self.uart, self.virtio, self.drains);
-        let control = (self.served, self.events);
-        Ok(Running::new(threads, controller, self.power, devices, (self.teller, self.saver), control))
+        Ok(Running::new(threads, controller, self.power, self.fittings, self.saver))
     }
 }

@@ -56,6 +56,9 @@ pub enum MapError {
     /// There is no such region, or it stays.
     #[error("there is no such region that can be taken away")]
     NoRegion,
+    /// Nobody has started the log of what is written.
+    #[error("no dirty log has been started")]
+    NoLog,
     /// A ROM's memory can't be had.
     #[error("the host has no room for a ROM")]
     Rom(#[source] std::io::Error),
@@ -213,6 +216,9 @@ impl MemoryMap {
 
     /// Puts a ROM with a copy of `bytes` at `base`. No vCPU may be in the guest.
     pub(crate) fn add_rom(&self, name: &str, base: u64, bytes: &[u8]) -> Result<RegionId, MapError> {
+        if bytes.is_empty() {
+            return Err(MapError::NotPages { name: name.to_owned(), base, size: 0 });
+        }
         let rom = Rom::new(bytes).map_err(MapError::Rom)?;
         self.change(|table| table.rom(name, base, rom))
     }

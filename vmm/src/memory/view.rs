@@ -27,7 +27,7 @@ pub struct MemoryView {
 }
 
 impl MemoryView {
-    pub(super) fn new(ram: GuestMemory, roms: Vec<(u64, Arc<Rom>)>) -> Self {
+    pub(crate) fn new(ram: GuestMemory, roms: Vec<(u64, Arc<Rom>)>) -> Self {
         Self { ram, roms }
     }
 
@@ -35,6 +35,15 @@ impl MemoryView {
     #[must_use]
     pub fn ram(&self) -> &GuestMemory {
         &self.ram
+    }
+
+    /// Whether a ROM is at `address`.
+    #[must_use]
+    pub fn is_rom(&self, address: u64) -> bool {
+        let at = |(base, rom): &(u64, Arc<Rom>)| {
+            address.checked_sub(*base).is_some_and(|offset| rom.read(offset, &mut [0]))
+        };
+        self.roms.iter().any(at)
     }
 }
 

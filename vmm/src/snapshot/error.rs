@@ -94,6 +94,11 @@ pub enum SnapshotError {
         #[source]
         source: PersistError,
     },
+    /// What a debugger puts into memory and registers would be saved as the guest's own.
+    #[error(
+        "a debugger is attached to the machine, whose breakpoints would be saved as the guest's: detach it first"
+    )]
+    Debugged,
     /// ROMs came or went while it ran.
     #[error("the machine's ROMs are not those that it was built with: it can't be saved")]
     Roms,

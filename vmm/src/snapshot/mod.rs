@@ -59,6 +59,8 @@ pub const SCHEMA: u32 = 1;
 
 /// The host's ends of what a restored machine is connected to.
 pub struct RestoreIo {
+    /// The name by which it can be controlled ([`MachineConfig::name`]): its own, whatever the saved machine's was.
+    pub name: Option<String>,
     /// Takes what the guest writes to COM1, if its configuration says so.
     pub serial: Box<dyn std::io::Write + Send>,
     /// The virtio console, for a machine that has one; without it the console's output is lost.

@@ -35,6 +35,8 @@ fn shape(state: &Value, at: &str, keys: &mut Vec<String>) {
                 shape(value, &format!("{at}/{key}"), keys);
             }
         }
+        // What is in a list that is empty here is a matter of its device's own tests.
+        Value::Array(values) if values.is_empty() => keys.push(format!("{at}[]")),
         Value::Array(values) => {
             values.iter().take(1).for_each(|value| shape(value, &format!("{at}[]"), keys))
         }
@@ -95,5 +97,5 @@ fn form_of_a_snapshot_has_not_changed_without_its_version() {
     }
     keys.sort();
     let sum = Checksum::of(keys.join("\n").as_bytes()).to_string();
-    assert_eq!((SCHEMA, sum.as_str()), (1, "e316ce2433e34b4f"), "{keys:#?}");
+    assert_eq!((SCHEMA, sum.as_str()), (1, "66579d4c6acfeb26"), "{keys:#?}");
 }

@@ -4,19 +4,22 @@
 //! the work that waits for it, and stays while the machine is paused.
 
 use std::collections::VecDeque;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use kvm_ioctls::VcpuFd;
 use serde::{Deserialize, Serialize};
-use vmm_sys_util::eventfd::EventFd;
 
 use super::controller::{ControlError, Debugger};
+use super::guest_debug::GuestDebug;
 use super::hold::{Holds, Owner};
 use super::kick::Kick;
 use super::steps::Steps;
+use crate::bell::Bell;
+use crate::device::rtc::NmiMask;
 use crate::dump::{self, VcpuDump};
+use crate::kvm::KVM_NODE;
 use crate::memory::GuestMemory;
 use crate::memory::map::MemoryMap;
 use crate::outcome::PowerSwitch;
@@ -43,8 +46,7 @@ pub enum MachineState {
 /// What work on a vCPU's own thread has in its hands.
 pub(super) struct Hands<'a> {
     pub(super) vcpu: &'a mut VcpuFd,
-    /// Whether the vCPU is stepped for the instruction trace.
-    pub(super) stepped: &'a mut bool,
+    pub(super) debug: &'a mut GuestDebug,
     pub(super) recorder: &'a mut Recorder,
 }
 
@@ -57,10 +59,16 @@ pub(super) struct Control {
     map: Arc<MemoryMap>,
     /// The model-specific registers that KVM keeps.
     msrs: Arc<[u32]>,
+    /// The device node that the machine was made with.
+    kvm_node: OnceLock<PathBuf>,
     /// The kernel's file, whose symbols name what is dumped.
     kernel: OnceLock<PathBuf>,
+    /// The gate that NMIs go through.
+    nmi_mask: OnceLock<NmiMask>,
     debugger: Mutex<Option<Debugger>>,
-    /// Holds the machine for [`super::Controller::pause`], and for breakpoints that somebody is told of.
+    /// Where debuggers are listened for, as gdb takes it.
+    door: Mutex<Option<String>>,
+    /// Holds the machine for [`super::Controller::pause`].
     pub(super) caller: Owner,
     pub(super) steps: Steps,
     kicks: Vec<Arc<Kick>>,
@@ -68,7 +76,7 @@ pub(super) struct Control {
     /// Told of each change of the desk that somebody may wait for.
     changed: Condvar,
     /// Rung at each change of the machine's state.
-    bell: OnceLock<Arc<EventFd>>,
+    bell: OnceLock<Arc<Bell>>,
 }
 
 struct Desk {
@@ -85,6 +93,8 @@ struct Seat {
     taken: bool,
     /// It waits, out of the guest, for the end of the pause.
     parked: bool,
+    /// It stays out of the guest while others go on: a debugger steps one of them.
+    kept: bool,
     work: VecDeque<Work>,
 }
 
@@ -93,10 +103,26 @@ impl Control {
         let kicks = (0..cpus).map(|_| Arc::default()).collect();
         let seats = (0..cpus).map(|_| Seat::default()).collect();
         let desk = Mutex::new(Desk { started: false, holds: Holds::default(), seats });
-        let (kernel, debugger) = (OnceLock::new(), Mutex::default());
+        let (kvm_node, kernel, nmi_mask) = (OnceLock::new(), OnceLock::new(), OnceLock::new());
+        let (debugger, door) = (Mutex::default(), Mutex::default());
         let (caller, steps) = (Owner::new("caller").with_running_deadline(), Steps::default());
         let (changed, bell) = (Condvar::new(), OnceLock::new());
-        Self { power, map, msrs, kernel, debugger, caller, steps, kicks, desk, changed, bell }
+        Self {
+            power,
+            map,
+            msrs,
+            kvm_node,
+            kernel,
+            nmi_mask,
+            debugger,
+            door,
+            caller,
+            steps,
+            kicks,
+            desk,
+            changed,
+            bell,
+        }
     }
 
     pub(super) fn cpus(&self) -> u32 {
@@ -119,9 +145,26 @@ impl Control {
         &self.msrs
     }
 
+    pub(super) fn set_kvm_node(&self, node: PathBuf) {
+        let _once = self.kvm_node.set(node);
+    }
+
+    pub(super) fn kvm_node(&self) -> &Path {
+        self.kvm_node.get().map_or(Path::new(KVM_NODE), PathBuf::as_path)
+    }
+
     /// Has dumps named by the symbols of this file.
     pub(super) fn set_kernel(&self, kernel: PathBuf) {
         let _once = self.kernel.set(kernel);
+    }
+
+    /// Has NMIs wait at this gate.
+    pub(super) fn set_nmi_mask(&self, mask: NmiMask) {
+        let _once = self.nmi_mask.set(mask);
+    }
+
+    pub(super) fn nmi_mask(&self) -> Option<&NmiMask> {
+        self.nmi_mask.get()
     }
 
     /// Names what can be named in `dumps`.
@@ -135,8 +178,21 @@ impl Control {
         self.debugger.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub(super) fn set_debugger(&self, debugger: Option<Debugger>) {
-        *self.debugger.lock().unwrap_or_else(PoisonError::into_inner) = debugger;
+    pub(super) fn door(&self) -> MutexGuard<'_, Option<String>> {
+        self.door.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn attach(&self, debugger: Debugger) -> Result<(), ControlError> {
+        let mut slot = self.debugger.lock().unwrap_or_else(PoisonError::into_inner);
+        if slot.is_some() {
+            return Err(ControlError::Debugged);
+        }
+        *slot = Some(debugger);
+        Ok(())
+    }
+
+    pub(super) fn detach(&self) {
+        self.debugger.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
     pub(super) fn kick(&self, index: u32) -> Option<&Arc<Kick>> {
@@ -156,15 +212,14 @@ impl Control {
 
     /// Has `bell` rung from now on at each change of the machine's state, of its holders, and when all vCPUs are out of
     /// the guest; the first one counts.
-    pub(super) fn set_bell(&self, bell: Arc<EventFd>) {
+    pub(super) fn set_bell(&self, bell: Arc<Bell>) {
         let _first = self.bell.set(bell);
         self.ring();
     }
 
     fn ring(&self) {
         if let Some(bell) = self.bell.get() {
-            // Full is rung.
-            let _rung = bell.write(1);
+            bell.ring();
         }
     }
 
@@ -213,6 +268,7 @@ impl Control {
         loop {
             let paused = desk.holds.any() && !self.power.ended();
             let Some(seat) = desk.seat(index) else { return };
+            let paused = paused || seat.kept && !self.power.ended();
             if let Some(work) = seat.work.pop_front() {
                 drop(desk);
                 work(hands);
@@ -338,6 +394,16 @@ impl Control {
         Ok(())
     }
 
+    /// Says which vCPUs of a paused machine stay where they are when it goes on: those that `kept` names.
+    pub(super) fn keep(&self, kept: &[bool]) {
+        let mut desk = self.lock();
+        for (index, seat) in desk.seats.iter_mut().enumerate() {
+            seat.kept = kept.get(index).copied().unwrap_or(false);
+        }
+        drop(desk);
+        self.changed.notify_all();
+    }
+
     /// The names of those who hold the machine, in the order in which they came.
     pub(super) fn holders(&self) -> Vec<String> {
         self.lock().holds.names()
@@ -346,6 +412,11 @@ impl Control {
     /// For how long the machine has been held, all in all, by those whose holds stop its deadline.
     pub(super) fn held(&self) -> Duration {
         self.lock().holds.time(Instant::now())
+    }
+
+    /// As [`Control::held`], until the hold that lasts.
+    pub(super) fn held_before(&self) -> Duration {
+        self.lock().holds.time_before()
     }
 
     fn lock(&self) -> MutexGuard<'_, Desk> {

@@ -111,6 +111,11 @@ impl Holds {
         self.stood + self.since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
     }
 
+    /// How long the deadline has stood still until it began to stand still as it does now.
+    pub(super) fn time_before(&self) -> Duration {
+        self.stood
+    }
+
     /// Starts or stops the measure of the time for which the deadline stands still.
     fn mark(&mut self, now: Instant) {
         let stands = self.owners.iter().any(|owner| owner.stops_deadline);
@@ -146,6 +151,9 @@ mod tests {
         holds.add(&one.clone(), at(70));
         assert!(holds.has(&one) && !holds.has(&one.named("two")) && !holds.has(&two.named("one")));
         assert!(holds.has(&one.named("one")) && holds.stop_deadline());
-        assert_eq!(holds.time(at(71)), Duration::from_secs(6));
+        assert_eq!(
+            (holds.time(at(71)), holds.time_before()),
+            (Duration::from_secs(6), Duration::from_secs(5))
+        );
     }
 }

@@ -5,6 +5,7 @@ mod control;
 mod controller;
 mod cpuid;
 mod exit;
+mod guest_debug;
 mod hold;
 mod kick;
 mod memory;
@@ -14,14 +15,17 @@ mod run;
 mod setup;
 pub mod state;
 mod steps;
+mod stops;
 mod thread;
 
 pub(crate) use access::Buses;
 pub use control::MachineState;
 #[cfg(fuzzing)]
 pub(crate) use controller::unstarted;
-pub use controller::{ControlError, Controller, DebugStop};
+pub use controller::{ControlError, Controller};
 pub(crate) use cpuid::of_first as cpuid_of_first;
+pub(crate) use guest_debug::BP;
+pub use guest_debug::{DebugRequest, DebugStop, Trap, VcpuStop};
 pub use hold::Owner;
 pub use setup::EntryState;
 pub(crate) use setup::{CODE_SELECTOR, gdt};

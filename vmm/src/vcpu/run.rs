@@ -4,9 +4,10 @@ use kvm_bindings::{KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN};
 use kvm_ioctls::{VcpuExit, VcpuFd};
 
 use super::access::Accesses;
-use super::controller::DebugStop;
 use super::exit;
+use super::guest_debug::{DebugStop, TRAP_PORT};
 use super::pages::SharedPages;
+use super::stops::End;
 use super::thread::Outside;
 use crate::bus::Seen;
 use crate::config::BusKind;
@@ -26,6 +27,8 @@ pub(super) enum Next {
     Called,
     /// A breakpoint or a single step.
     Debug(DebugStop),
+    /// A byte is to be written to [`TRAP_PORT`], which may be a breakpoint.
+    Trap(u8),
     /// The machine ends: how, and what KVM said.
     End(Outcome, String),
 }
@@ -73,9 +76,8 @@ pub(super) fn once(
             let Some(size) = port_io_size(vcpu, &outside.pages) else {
                 return unexpected(index, format!("{} with its data past the shared pages", kind.name()));
             };
-            // SAFETY: `data` is what the exit handed out: bytes of the page that KVM shares with this vCPU, which
-            // all in the mapping, which
-            // lives as long as `vcpu`. The exit's own borrow is over, and nothing else touches them until the
+            // SAFETY: `data` is what the exit handed out: bytes of the page that KVM shares with this vCPU, all
+            // of them in the mapping (`port_io_size`), which lives as long as `vcpu`. The exit's own borrow is over, and nothing else touches them until the
             // next `KVM_RUN`.
             #[allow(unsafe_code)]
             let data = unsafe { &mut *data };
@@ -83,6 +85,7 @@ pub(super) fn once(
                 accesses.read(index, BusKind::Pio, port.into(), element);
             }
         }
+        VcpuExit::IoOut(TRAP_PORT, [value]) => return Next::Trap(*value),
         VcpuExit::IoOut(port, data) => {
             let data: *const [u8] = data;
             let Some(size) = port_io_size(vcpu, &outside.pages) else {
@@ -160,10 +163,10 @@ impl Outside {
         }
     }
 
-    /// Moves the windows whose devices asked for it, after what was written to them where they were. Tells how that ends the
-    /// machine, if it does.
+    /// Moves the windows whose devices asked for it, after what was written to them where they were. It fails
+    /// with how that ends the machine, if it does.
     #[cold]
-    pub(super) fn settle(&self, mmio: &mut Seen, recorder: &mut Recorder) -> Option<(Outcome, String)> {
+    pub(super) fn settle(&self, mmio: &mut Seen, recorder: &mut Recorder) -> Result<(), End> {
         let mut end = None;
         let settled = self.buses.map.settle(|| {
             let mut accesses = self.accesses(mmio, recorder);
@@ -174,7 +177,21 @@ impl Outside {
             let error = crate::chain(&error);
             end = Some((Outcome::MachineFailed { error: error.clone() }, error));
         }
-        end
+        end.map_or(Ok(()), Err)
+    }
+
+    /// Carries out a vCPU's write of a byte to a port. It fails with how that ends the machine, if it does.
+    #[cold]
+    pub(super) fn write_port(
+        &self,
+        mmio: &mut Seen,
+        recorder: &mut Recorder,
+        (cpu, port): (u32, u16),
+        value: u8,
+    ) -> Result<(), End> {
+        let mut accesses = self.accesses(mmio, recorder);
+        accesses.write(Some(cpu), BusKind::Pio, port.into(), &[value]);
+        accesses.end.map_or(Ok(()), Err)
     }
 }
 

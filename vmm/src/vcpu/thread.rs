@@ -13,22 +13,21 @@ use super::access::Buses;
 use super::control::{Control, Hands};
 use super::controller::Controller;
 use super::cpuid;
+use super::guest_debug::{GuestDebug, TRAP_PORT, VcpuStop};
 use super::kick;
 use super::pages::SharedPages;
 use super::ring::Ring;
 use super::run::{self, Next};
 use super::setup::{self, EntryState};
 use super::state::VcpuState;
-use super::steps;
+use super::stops::{End, Stops, Trapped, hear};
 use crate::bus::{Seen, Unclaimed};
 use crate::dump::VcpuDump;
 use crate::kvm::{KvmError, Vm};
 use crate::outcome::{Outcome, PowerSwitch};
 use crate::snapshot::{SnapshotError, Time};
-use crate::trace::{ExitKind, Recorder, VcpuTrace};
+use crate::trace::{Recorder, VcpuTrace};
 
-/// DR6: a single step (Intel SDM, volume 3, §18.2.3).
-const DR6_BS: u64 = 1 << 14;
 /// RFLAGS: maskable interrupts are taken.
 const RFLAGS_IF: u64 = 1 << 9;
 
@@ -70,6 +69,12 @@ struct Group {
     outside: Outside,
     power: PowerSwitch,
     control: Arc<Control>,
+}
+
+impl Group {
+    fn stops(&self) -> Stops<'_> {
+        Stops { control: &self.control }
+    }
 }
 
 /// What an exit is handled with.
@@ -230,51 +235,58 @@ fn run(
     shared: &Shared,
     recorder: &mut Recorder,
 ) -> Option<String> {
-    let mut stepped = false;
+    let mut debug = GuestDebug::default();
     let mut mmio = Seen::new(&group.outside.buses.mmio);
     // A machine may start paused.
-    group.control.attend(index, &mut Hands { vcpu, recorder, stepped: &mut stepped });
+    group.control.attend(index, &mut Hands { vcpu, recorder, debug: &mut debug });
     while !group.power.ended() {
-        if group.outside.buses.map.is_asked()
-            && let Some((outcome, why)) = group.outside.settle(&mut mmio, recorder)
-        {
+        let hands = &mut Hands { vcpu, recorder, debug: &mut debug };
+        if let Err((outcome, why)) = turn(index, group, shared, hands, &mut mmio) {
             group.power.end(outcome);
             return Some(why);
         }
-        match run::once(vcpu, index, &group.outside, &mut mmio, recorder) {
-            Next::GoOn => {}
-            Next::Called => {
-                kick::heard(vcpu);
-                shared.answer(vcpu);
-                group.control.attend(index, &mut Hands { vcpu, recorder, stepped: &mut stepped });
-            }
-            Next::Debug(stop) if stepped && stop.dr6 & DR6_BS != 0 => {
-                stepped = group.control.steps.note(index, stop.pc);
-                if !stepped && let Err(error) = steps::step(vcpu, false) {
-                    let error = format!("KVM_SET_GUEST_DEBUG of vCPU {index}: {error}");
-                    group.power.end(Outcome::MachineFailed { error: error.clone() });
-                    return Some(error);
-                }
-            }
-            Next::Debug(stop) => match group.control.debugger() {
-                Some(told) => {
-                    group.control.hold(&group.control.caller);
-                    told(stop);
-                    group.control.attend(index, &mut Hands { vcpu, recorder, stepped: &mut stepped });
-                }
-                None => {
-                    let exit = format!("{} at {:#x}", ExitKind::Debug.name(), stop.pc);
-                    group.power.end(Outcome::UnexpectedExit { cpu: index, exit: exit.clone() });
-                    return Some(exit);
-                }
-            },
-            Next::End(outcome, why) => {
-                group.power.end(outcome);
-                return Some(why);
-            }
-        }
     }
     None
+}
+
+/// One entry into the guest, and what it takes before the next.
+#[inline]
+fn turn(
+    index: u32,
+    group: &Group,
+    shared: &Shared,
+    hands: &mut Hands<'_>,
+    mmio: &mut Seen,
+) -> Result<(), End> {
+    let (outside, stops) = (&group.outside, group.stops());
+    if outside.buses.map.is_asked() {
+        outside.settle(mmio, hands.recorder)?;
+    }
+    match run::once(hands.vcpu, index, outside, mmio, hands.recorder) {
+        Next::GoOn => return Ok(()),
+        Next::Called => {}
+        Next::Debug(stop) => return stops.debug(hands, stop),
+        Next::Trap(value) => {
+            if let Trapped::Guests(step) = stops.trap(hands, index)? {
+                outside.write_port(mmio, hands.recorder, (index, TRAP_PORT), value)?;
+                step.map_or(Ok(()), |step| stops.debug(hands, step))?;
+            }
+        }
+        Next::End(outcome, why) => {
+            if stops.emulated(hands, &outcome) {
+                return Ok(());
+            }
+            if outcome.wants_explaining() {
+                hear(&group.control, hands, &VcpuStop::Fatal { cpu: index, outcome: outcome.clone() });
+            }
+            return Err((outcome, why));
+        }
+    }
+    // It was called back.
+    kick::heard(hands.vcpu);
+    shared.answer(hands.vcpu);
+    group.control.attend(index, hands);
+    Ok(())
 }
 
 impl Shared {

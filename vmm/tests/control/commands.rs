@@ -3,8 +3,10 @@
 use std::os::unix::process::ExitStatusExt;
 
 use kiln::cases::{CASES, Case, linkme};
-use kiln::vmm::control::protocol::{Event, Request};
+use kiln::vmm::control::protocol::{Event, Request, Stats, Status};
+use kiln::vmm::machine::MachineState;
 
+use super::rsp::Rsp;
 use super::vm::{COUNT, IDLE, POST, Result, Runtime, case, wait_for};
 
 #[linkme::distributed_slice(CASES)]
@@ -81,13 +83,20 @@ fn paused() -> Result {
 
 fn timeout_stands() -> Result {
     let runtime = Runtime::new()?;
-    let vm = runtime.spawn("vm", COUNT, &["--timeout", "1"])?;
-    // It may be over before we come; held in time, it waits for us.
-    wait_for("there is a socket", || Ok(vm.socket.exists()))?;
-    let paused = runtime.vmm(&["pause", "vm"])?;
-    if paused.status != Some(0) {
-        return Ok(());
-    }
+    let door = runtime.path().join("gdb");
+    let address = format!("unix:{}", door.display());
+    // Held before its first instruction, it waits for us, however long we take.
+    let options = ["--timeout", "1", "--gdb", &address, "--gdb-wait"];
+    let vm = runtime.spawn("vm", COUNT, &options)?;
+    wait_for("it waits for its debugger", || {
+        let Ok(mut client) = vm.client() else { return Ok(false) };
+        Ok(client.ask_for::<Status>(Request::Status {})?.state == MachineState::Paused)
+    })?;
+    assert_eq!(runtime.vmm(&["pause", "vm"])?.out, "paused, held by gdb, control\n");
+    assert_eq!(Rsp::connect(&door)?.ask("D")?, "OK");
+    wait_for("it is held by the pause alone", || {
+        Ok(runtime.json(&["status", "vm"])?["holders"] == serde_json::json!(["control"]))
+    })?;
     let before = runtime.json(&["status", "vm"])?["uptime_ms"].as_u64().unwrap_or_default();
     wait_for("more than its time passes", || {
         let status = runtime.json(&["status", "vm"])?;
@@ -218,6 +227,9 @@ fn signals() -> Result {
     for signal in [2, 15] {
         let vm = runtime.start("vm", POST, &["--trace", &trace.to_string_lossy()])?;
         let mut client = vm.client()?;
+        wait_for("the guest writes", || {
+            Ok(client.ask_for::<Stats>(Request::Stats {})?.devices.contains_key("POST"))
+        })?;
         client.ask(Request::Events {})?;
         vm.signal(signal)?;
         let Event::Ended(end) = client.next_event()? else { return Err("no end came".into()) };

@@ -2,6 +2,10 @@
 
 mod clients;
 mod commands;
+mod gdb;
+#[allow(dead_code, unreachable_pub, reason = "the suites say more to a stub than is said here")]
+#[path = "../../../tests/suites/src/rsp.rs"]
+mod rsp;
 mod vm;
 
 kiln::main!();

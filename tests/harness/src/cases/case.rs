@@ -19,6 +19,8 @@ pub struct Case {
     pub name: String,
     /// The level of KVM that it needs.
     pub needs: Needs,
+    /// What it needs besides and this host has not, in words: it is ignored for that.
+    pub lacks: Option<String>,
     /// What it does.
     pub body: Body,
 }
@@ -76,19 +78,25 @@ pub enum Disk {
 impl Case {
     /// A case that runs in this process; `path` is its module path.
     pub fn host(path: &str, needs: Needs, body: impl FnOnce() -> Outcome + Send + 'static) -> Self {
-        Self { name: without_crate(path), needs, body: Body::Host(Box::new(body)) }
+        Self { name: without_crate(path), needs, lacks: None, body: Body::Host(Box::new(body)) }
+    }
+
+    /// The case, which needs something besides KVM: `lacks` says what, if this host has it not.
+    #[must_use]
+    pub fn lacking(self, lacks: Option<String>) -> Self {
+        Self { lacks, ..self }
     }
 
     /// A case that runs in the guest.
     #[must_use]
     pub fn guest(path: &str, options: Options, body: fn() -> Outcome) -> Self {
-        Self { name: without_crate(path), needs: Needs::Linux, body: Body::Guest(options, body) }
+        Self { name: without_crate(path), needs: Needs::Linux, lacks: None, body: Body::Guest(options, body) }
     }
 
     /// A case that runs here with a guest in hand.
     #[must_use]
     pub fn vm(path: &str, options: Options, body: fn(&mut Guest) -> Outcome) -> Self {
-        Self { name: without_crate(path), needs: Needs::Linux, body: Body::Vm(options, body) }
+        Self { name: without_crate(path), needs: Needs::Linux, lacks: None, body: Body::Vm(options, body) }
     }
 }
 

@@ -111,9 +111,10 @@ pub(super) fn in_guest(suite: &str, case: &str, options: &Options) -> Outcome {
         argv: vec![stage.own.to_string_lossy().into_owned()],
         env: vec![(GUEST_CASE.to_owned(), case.to_owned()), ("RUST_BACKTRACE".to_owned(), backtrace)],
         cwd: None,
+        terminal: None,
     });
     let (mut out, mut err) = (Vec::new(), Vec::new());
-    let io = TaskIo { stdin: None, stdout: &mut out, stderr: &mut err, console: None };
+    let io = TaskIo { stdin: None, stdout: &mut out, stderr: &mut err, console: None, line: None };
     let report = execute(&stage.plan, &stage.directory, io);
     out.extend(err);
     finish(stage, &report, &out)

@@ -103,6 +103,10 @@ fn gated(suite: &'static str, mode: Mode, cases: Vec<Case>) -> (Vec<Trial>, Vec<
         } else {
             decide(mode, gate::host_level(), case.needs)
         };
+        let decision = match (decision, &case.lacks) {
+            (Decision::Run, Some(why)) => Decision::Ignore(why.clone()),
+            (decision, _) => decision,
+        };
         let name = case.name.clone();
         match decision {
             Decision::Run => Trial::test(name, move || run(suite, case).map_err(Failed::from)),
@@ -161,4 +165,20 @@ fn close(suite: &str, mode: Mode, conclusion: &Conclusion) {
     let ignored = conclusion.num_ignored;
     let could_not = if refused > 0 { format!(", {refused} could not run") } else { String::new() };
     say(&format!("{suite}: {ran} ran {on}{could_not}, {ignored} ignored"));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn case_whose_host_lacks_something_is_ignored_for_that() {
+        let case = || Case::host("tests::case", Needs::Nothing, || Ok(()));
+        let (trials, ignored) = gated("suite", Mode::Auto, vec![case().lacking(None)]);
+        assert!(ignored.is_empty() && !trials.iter().any(Trial::has_ignored_flag));
+        let (trials, ignored) =
+            gated("suite", Mode::Require, vec![case().lacking(Some("a moon".to_owned()))]);
+        assert!(trials.iter().all(Trial::has_ignored_flag));
+        assert_eq!(ignored.iter().map(|case| case.reason.as_str()).collect::<Vec<_>>(), ["a moon"]);
+    }
 }

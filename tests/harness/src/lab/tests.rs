@@ -73,7 +73,8 @@ pub fn run_tests(
     for binary in binaries {
         let mut argv = vec![binary.to_string_lossy().into_owned()];
         argv.extend_from_slice(arguments);
-        let command = Command { argv, env: env.clone(), cwd: None, stdin: false, events: true };
+        let command =
+            Command { argv, env: env.clone(), cwd: None, stdin: false, events: true, terminal: None };
         match follow(&lab, command, (out, err), &mut replay) {
             Ok(Ok(status)) => statuses.push(status),
             Ok(Err(source)) => return Err(LabError::Host { what: "keep the evidence".to_owned(), source }),

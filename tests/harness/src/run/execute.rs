@@ -18,7 +18,7 @@ use super::plan::{Plan, Task};
 use super::report::{Assertion, Report};
 use super::task::{Body, Given, Progress, TaskIo, perform};
 use super::typist::Typist;
-use crate::agent::Client;
+use crate::agent::{AgentError, Client};
 use crate::console::{Console, sanitize};
 use crate::evidence::RunDirectory;
 use crate::verdict::Verdict;
@@ -50,7 +50,7 @@ pub fn execute_with(
     body: impl FnOnce(Client, Option<UnixStream>, Controller) -> Result<(), String> + Send,
 ) -> Report {
     let (mut out, mut err) = (io::sink(), io::sink());
-    let io = TaskIo { stdin: None, stdout: &mut out, stderr: &mut err, console: None };
+    let io = TaskIo { stdin: None, stdout: &mut out, stderr: &mut err, console: None, line: None };
     carry_out(plan, directory, io, Some(Box::new(body)))
 }
 
@@ -154,6 +154,9 @@ fn run(
         ended
     });
     let _ = directory.json("trace.json", &ended.trace);
+    for lost in &ended.lost {
+        let _ = directory.event("vmm", "warning", &lost.to_string());
+    }
     let _ = directory.event("vmm", "info", &format!("the machine ended: {:?}", ended.outcome));
     Ok((report(plan, &shared, &ended, progress, began), ended.dumps))
 }
@@ -203,7 +206,11 @@ fn attend(
         }
         Ok(Some(client)) => drop(client.power_off()),
         Ok(None) => {}
-        Err(error) => drop(directory.event("agent", "error", &chain(&error))),
+        Err(error) => {
+            // A guest whose agent broke its word was not powered off by who sat there.
+            progress.runs &= matches!(error, AgentError::Lost);
+            drop(directory.event("agent", "error", &chain(&error)));
+        }
     }
     // A guest that does not end by itself is stopped; until then its console is still read, so that a panic
     // which follows the agent's death is not lost.
@@ -220,7 +227,9 @@ fn attend(
 
 fn report(plan: &Plan, shared: &Shared, ended: &Ended, mut progress: Progress, began: Instant) -> Report {
     let typed_to = matches!(plan.task, Task::Console { .. }) && shared.typist.has_anything() == Some(true);
-    if (plan.task == Task::Watch || typed_to)
+    // Whoever sits at a terminal in the guest may power it off.
+    let sat_at = plan.has_terminal() && progress.runs;
+    if (plan.task == Task::Watch || typed_to || (sat_at && !progress.done))
         && matches!(ended.outcome, Outcome::PowerOff | Outcome::DebugExit { value: 0 })
     {
         progress.assertions.push(Assertion {
@@ -239,6 +248,7 @@ fn report(plan: &Plan, shared: &Shared, ended: &Ended, mut progress: Progress, b
     let task = match (&plan.task, progress.done) {
         (Task::Watch, _) => TaskState::Watched,
         (Task::Console { .. }, false) if typed_to => TaskState::Watched,
+        (Task::Command(_), false) if sat_at && ended.outcome == Outcome::PowerOff => TaskState::Watched,
         (_, true) => TaskState::Done { run: progress.assertions.len(), failed },
         (_, false) => TaskState::Lost { failed },
     };

@@ -58,6 +58,7 @@ impl Hold {
             "KILN_HOLD: {why}; the machine {name} runs on until somebody ends it:\n\
              \x20 kiln-vmm status {name}\n\
              \x20 kiln-vmm pause {name}; kiln-vmm dump {name}; kiln-vmm resume {name}\n\
+             \x20 kiln-vmm gdb {name}\n\
              \x20 kiln-vmm stop {name}"
         ));
     }
@@ -81,7 +82,10 @@ pub(crate) fn machine_name(run: &str) -> String {
     };
     let tail = plain(last, 16);
     let name = format!("{}-{tail}", plain(case, NAME_MAX - tail.len() - 1));
-    name.trim_start_matches('.').to_owned()
+    match name.trim_start_matches(['.', '-']) {
+        "" => "_".to_owned(),
+        name => name.to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -97,6 +101,8 @@ mod tests {
             "",
             "a",
             "suite/.case/1",
+            "suite/-case/1",
+            "suite//1",
             "suite/a b ä/1-2",
             &format!("s/{}/{}", "x".repeat(200), "y".repeat(99)),
         ] {

@@ -2,10 +2,12 @@
 
 mod control;
 mod disk;
+mod gdb;
 mod machine;
 mod port;
 mod registers;
 mod snapshots;
+mod terminal;
 mod time;
 
 kiln::main!();

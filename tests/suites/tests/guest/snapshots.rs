@@ -123,6 +123,7 @@ fn fork(at: &Path, first: &Client, reserved: &Path) -> Result<Fork> {
     let machine = Machine::restore(
         at,
         RestoreIo {
+            name: None,
             serial: Box::new(said.clone()),
             console: None,
             ports: vec![far],

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use kiln::cases::{CASES, Case, linkme};
 use kiln::fixtures::carries_on::{self, COUNT};
 use kiln::gate::Needs;
-use kiln::vmm::machine::{Controller, Machine, MachineState, Owner, RestoreIo, Running};
+use kiln::vmm::machine::{Controller, DebugRequest, Machine, MachineState, Owner, RestoreIo, Running};
 use kiln::vmm::outcome::Outcome;
 use kiln::vmm::snapshot::SnapshotError;
 use kiln::vmm::vm_memory::{Bytes, GuestAddress};
@@ -43,6 +43,7 @@ static SNAPSHOTS: fn() -> Vec<Case> = || {
         case("snapshot_takes_nobodys_place", nobodys_place),
         case("snapshot_that_is_removed_leaves_its_machines_alone", removed),
         case("paused_machine_is_saved_by_who_does_not_hold_it", paused),
+        case("machine_with_a_debugger_is_not_saved", debugged),
     ]
 };
 
@@ -79,9 +80,13 @@ fn save(to: &Path, irqchip: bool) -> Result<()> {
     Ok(())
 }
 
-fn restore(from: &Path) -> std::result::Result<Machine, SnapshotError> {
+fn nobody() -> RestoreIo {
     let serial = Box::new(std::io::sink());
-    Machine::restore(from, RestoreIo { serial, console: None, ports: Vec::new(), reserved_disk: None })
+    RestoreIo { name: None, serial, console: None, ports: Vec::new(), reserved_disk: None }
+}
+
+fn restore(from: &Path) -> std::result::Result<Machine, SnapshotError> {
+    Machine::restore(from, nobody())
 }
 
 /// Has the guest go on for a while, and end by itself: it has found all of its counts in step until then.
@@ -256,9 +261,8 @@ fn nobodys_place() -> Result<()> {
     assert_eq!(std::fs::read_dir(folder.path())?.count(), 0, "nothing is left behind");
     let at = folder.path().join("snapshot");
     save(&at, true)?;
-    let serial = Box::new(std::io::sink());
     let reserved_disk = Some(at.join("memory"));
-    let error = Machine::restore(&at, RestoreIo { serial, console: None, ports: Vec::new(), reserved_disk });
+    let error = Machine::restore(&at, RestoreIo { reserved_disk, ..nobody() });
     assert!(matches!(error.map(drop), Err(SnapshotError::NoReservedDisk)));
     Ok(())
 }
@@ -283,4 +287,28 @@ fn paused() -> Result<()> {
     let machine = restore(&at)?;
     assert_eq!(word(&machine.controller(), COUNT)?, stood);
     finish(machine.start()?)
+}
+
+fn debugged() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let at = folder.path().join("snapshot");
+    let running = start(true)?;
+    running.controller().attach_debugger(&Owner::new("test"), |_| true)?;
+    let error = running.save(&at).map(drop).unwrap_err();
+    assert!(matches!(error, SnapshotError::Debugged) && error.to_string().contains("detach it first"));
+    // One that has left its wishes behind.
+    let running = start(true)?;
+    let step = DebugRequest { hardware: Some(([1, 0, 0, 0], 2)), ..DebugRequest::default() };
+    running.controller().set_debug_requests(vec![step])?;
+    let error = running.save(&at).map(drop).unwrap_err();
+    assert!(matches!(error, SnapshotError::Debugged), "{error}");
+    assert!(!at.exists());
+    // And one that is gone.
+    let running = start(true)?;
+    running.controller().attach_debugger(&Owner::new("test"), |_| true)?;
+    running.controller().set_debug_requests(vec![step])?;
+    running.controller().set_debug_requests(vec![DebugRequest::default()])?;
+    running.controller().detach_debugger();
+    running.save(&at)?;
+    finish(restore(&at)?.start()?)
 }

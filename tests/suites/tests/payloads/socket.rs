@@ -9,6 +9,7 @@ use kiln::fixtures;
 use kiln::gate::Needs;
 use kiln::run::{Plan, Task, TaskIo, execute};
 use kiln::verdict::Verdict;
+use kiln::vmm::config::Backend;
 use kiln::vmm::control::Client;
 use kiln::vmm::control::protocol::{Held, Request, Status};
 use kiln::vmm::machine::{Machine, MachineIo, MachineState};
@@ -29,6 +30,7 @@ static SOCKET: fn() -> Vec<Case> = || {
     vec![
         case("vcpu_that_is_held_up_holds_up_no_other_client", held_up),
         case("two_machines_of_one_name_are_refused_in_one_process", one_process),
+        case("output_that_is_lost_is_an_event_of_the_run", lost_output),
         case("failed_run_is_held_until_somebody_ends_its_machine", failed_run_is_held),
     ]
 };
@@ -106,6 +108,23 @@ fn one_process() -> Result<()> {
     Ok(())
 }
 
+fn lost_output() -> Result<()> {
+    let payload = fixtures::by_name("serial-hello").ok_or("no payload of that name")?;
+    let super::Staged(mut machine, _) = super::flat(payload)?;
+    machine.virtio_console = false;
+    machine.com1 = Backend::File { path: "/dev/full".into() };
+    let plan = Plan { machine, timeout: LIMIT, task: Task::Watch, show_console: false, hold: false };
+    let runs = tempfile::tempdir()?;
+    let directory = std::sync::Arc::new(RunDirectory::begin(runs.path(), "payloads", "lost")?);
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    let io = TaskIo { stdin: None, stdout: &mut out, stderr: &mut err, console: None, line: None };
+    let _verdict = execute(&plan, &directory, io);
+    let events = std::fs::read_to_string(directory.path().join("run.jsonl"))?;
+    let told = events.lines().find(|line| line.contains("COM1 lost 21 bytes of output: No space left"));
+    assert!(told.is_some_and(|line| line.contains("\"warning\"")), "{events}");
+    Ok(())
+}
+
 /// The guest never ends; after the run's limit the machine is still there, until a client ends it.
 fn failed_run_is_held() -> Result<()> {
     let payload = fixtures::by_name("count").ok_or("no payload of that name")?;
@@ -123,7 +142,7 @@ fn failed_run_is_held() -> Result<()> {
             execute(
                 &plan,
                 &directory,
-                TaskIo { stdin: None, stdout: &mut out, stderr: &mut err, console: None },
+                TaskIo { stdin: None, stdout: &mut out, stderr: &mut err, console: None, line: None },
             )
         });
         let status = loop {

@@ -1,5 +1,6 @@
 //! The clock's state. The time itself is the host's, and no part of it.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 
 use serde::{Deserialize, Serialize};
@@ -16,6 +17,8 @@ use crate::vcpu::state::hex;
 struct State {
     index: u8,
     nmi_masked: bool,
+    /// The processors whose NMI waits for that to end.
+    nmis_waiting: BTreeSet<u32>,
     #[serde(with = "hex::bytes")]
     ram: Vec<u8>,
     /// How many seconds the guest's clock is ahead of the host's.
@@ -28,6 +31,7 @@ impl Persist for Rtc {
         to_value(State {
             index: self.index,
             nmi_masked: self.mask.masked(),
+            nmis_waiting: self.mask.waiting().clone(),
             ram: self.ram.to_vec(),
             ahead: self.ahead,
             setting: self.setting,
@@ -39,7 +43,11 @@ impl Persist for Rtc {
         let ram = <[u8; REGISTERS]>::try_from(own.ram);
         self.ram = ram.map_err(|_| PersistError::Refused(format!("the chip has {REGISTERS} registers")))?;
         (self.index, self.ahead, self.setting) = (own.index & !NMI_MASK, own.ahead, own.setting);
-        self.mask.0.store(own.nmi_masked, Ordering::Release);
+        if !own.nmi_masked && !own.nmis_waiting.is_empty() {
+            return Err(PersistError::Refused("NMIs wait at a gate that is open".to_owned()));
+        }
+        *self.mask.waiting() = own.nmis_waiting;
+        self.mask.0.masked.store(own.nmi_masked, Ordering::SeqCst);
         Ok(())
     }
 }

@@ -30,6 +30,10 @@ struct State {
     /// What the FIFO had no room for.
     #[serde(with = "hex::bytes")]
     waiting: Vec<u8>,
+    /// Which of those are breaks, by their places.
+    breaks: Vec<u64>,
+    /// The byte in the receiver buffer is a break that the guest has not seen.
+    broken: bool,
 }
 
 impl Persist for Uart {
@@ -47,6 +51,8 @@ impl Persist for Uart {
             scratch: chip.scratch,
             fifo: chip.in_buffer,
             waiting: self.waiting.iter().copied().collect(),
+            breaks: self.breaks.iter().map(|at| at.saturating_sub(self.taken)).collect(),
+            broken: self.broken,
         })
     }
 
@@ -56,6 +62,10 @@ impl Persist for Uart {
         let [baud_divisor_low, baud_divisor_high] = own.divisor;
         if own.waiting.len() > INPUT_MAX {
             return Err(refused("more input waits than can"));
+        }
+        let places = u64::try_from(own.waiting.len()).unwrap_or(0);
+        if !own.breaks.is_sorted() || own.breaks.last().is_some_and(|last| *last >= places) {
+            return Err(refused("a break is no byte of the input that waits"));
         }
         let chip = SerialState {
             baud_divisor_low,
@@ -76,6 +86,7 @@ impl Persist for Uart {
         self.chip = Serial::from_state(&chip, line(), NoEvents, output)
             .map_err(|_| refused("the FIFO has more bytes than it can"))?;
         self.waiting = own.waiting.into();
+        (self.taken, self.breaks, self.broken) = (0, own.breaks.into(), own.broken);
         Ok(())
     }
 }

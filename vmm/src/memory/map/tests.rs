@@ -113,6 +113,7 @@ fn rom_takes_a_free_slot_is_read_by_the_view_and_leaves_the_slot_to_the_next() {
     map.add_rom("second", 0xe100_0000, &[2; 0x2000]).unwrap();
     assert!(matches!(map.add_rom("third", 0xe200_0000, &[3; 0x1000]), Err(MapError::Slots { most: 3 })));
     assert!(matches!(map.add_rom("odd", 0xe200_0000, &[3; 0x1001]), Err(MapError::NotPages { .. })));
+    assert!(matches!(map.add_rom("none", 0xe200_0000, &[]), Err(MapError::NotPages { .. })));
     assert!(matches!(map.add_rom("odd", 0xe200_0800, &[3; 0x1000]), Err(MapError::NotPages { .. })));
     let mut bytes = [0; 4];
     assert!(map.view().read_at(0xe100_1ffc, &mut bytes) && bytes == [2; 4]);

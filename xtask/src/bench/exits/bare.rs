@@ -33,7 +33,7 @@ pub(super) fn take(vcpu: &VcpuFd) -> io::Result<Rounds> {
 /// Runs `vcpu` to the ends of `rounds` rounds, answering nothing.
 ///
 /// # Errors
-/// Something else came out of the guest, or it was called back.
+/// Something else came out of the guest.
 pub(super) fn run(vcpu: &mut VcpuFd, rounds: u64) -> io::Result<()> {
     let fd = vcpu.as_raw_fd();
     let mut left = rounds;
@@ -41,7 +41,13 @@ pub(super) fn run(vcpu: &mut VcpuFd, rounds: u64) -> io::Result<()> {
         // SAFETY: the descriptor is open while `vcpu` lives, and the request takes no pointer.
         #[allow(unsafe_code)]
         if unsafe { libc::ioctl(fd, KVM_RUN, 0) } < 0 {
-            return Err(io::Error::last_os_error());
+            let error = io::Error::last_os_error();
+            if error.kind() != io::ErrorKind::Interrupted {
+                return Err(error);
+            }
+            // The signal of the call that brought us here may come after it was heard.
+            vcpu.set_kvm_immediate_exit(0);
+            continue;
         }
         let run = vcpu.get_kvm_run();
         match run.exit_reason {
