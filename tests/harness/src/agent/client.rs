@@ -101,8 +101,16 @@ impl Client {
     pub fn connect(port: UnixStream) -> Result<Self, AgentError> {
         let mut decoder = Decoder::default();
         let hello = greet(&port, &mut decoder)?;
+        Self::over(port, decoder, hello, 0)
+    }
+
+    fn over(port: UnixStream, decoder: Decoder, hello: Hello, last: u32) -> Result<Self, AgentError> {
         let reader = port.try_clone().map_err(AgentError::Io)?;
-        let shared = Arc::new(Shared { reader, writer: Mutex::new(port), requests: Mutex::default() });
+        let shared = Arc::new(Shared {
+            reader,
+            writer: Mutex::new(port),
+            requests: Mutex::new(Requests { last, ..Requests::default() }),
+        });
         let read = shared.clone();
         std::thread::Builder::new()
             .name("agent".to_owned())
@@ -118,6 +126,22 @@ impl Client {
     #[must_use]
     pub fn is_lost(&self) -> bool {
         self.inner.shared.requests().end.is_some()
+    }
+
+    /// Takes up the connection with the agent of a fork, on its `port`: of a machine that goes on from a snapshot that was made
+    /// after `hello`, with no message half said. `last` is the last request that was made before ([`Client::last_request`]): what
+    /// of those is still under way in the guest has nobody to answer to.
+    ///
+    /// # Errors
+    /// The host has no room for the thread that reads.
+    pub fn of_fork(port: UnixStream, hello: Hello, last: u32) -> Result<Self, AgentError> {
+        Self::over(port, Decoder::default(), hello, last)
+    }
+
+    /// The number of the last request that was made.
+    #[must_use]
+    pub fn last_request(&self) -> u32 {
+        self.inner.shared.requests().last
     }
 
     /// What the agent said of itself.

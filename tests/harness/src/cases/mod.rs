@@ -44,6 +44,7 @@ pub use ignored::{Cause, Ignored, ignored_log};
 pub(crate) use noise::letters;
 pub(crate) use prepared::{CARRIED, CONFIG, Cargo, Carried};
 pub(crate) use run::CARGO;
+pub use stage::machine_for;
 pub use run::main;
 
 /// The `main` of a test target without a harness of its own.

@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use kiln_vmm::config::DiskConfig;
+use kiln_vmm::config::{DiskConfig, MachineConfig};
 use kiln_vmm::machine::MachineState;
 
 use super::attempt::{End, attempt};
@@ -222,4 +222,16 @@ fn told(directory: &RunDirectory, report: &Report, said: &str) -> String {
     }
     text.push_str(&format!("evidence: {}", directory.path().display()));
     text
+}
+
+/// The machine that cases boot, with nothing beside `cpus` processors, `memory_mib` MiB of memory and the agent's port: for a case on
+/// the host that puts machines together itself.
+///
+/// # Errors
+/// There is no kernel or image to be had, in words.
+pub fn machine_for(cpus: u32, memory_mib: u64) -> Result<MachineConfig, String> {
+    let prepared = prepared(&Options::default())?;
+    let kernel = Some(prepared.kernel.image.clone());
+    let recipe = Recipe { kernel, cpus, memory: Some(memory_mib << 20), ..Recipe::default() };
+    Ok(recipe.machine(&prepared.vmlinux, prepared.image.clone()))
 }

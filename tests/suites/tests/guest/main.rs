@@ -12,6 +12,7 @@ mod port;
 mod ports;
 mod power;
 mod registers;
+mod snapshots;
 mod terminal;
 mod time;
 mod virtio;
