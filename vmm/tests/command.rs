@@ -234,6 +234,7 @@ fn bad_options() -> Came {
         (&["--kvm", "/no/such/kvm"], "/no/such/kvm does not exist: "),
         (&["--kvm", "/dev/null"], "/dev/null is no KVM device node: "),
         (&["--kvm", "/"], "can't open /: "),
+        (&["--trace", "/no/such/trace"], "can't write the trace to /no/such/trace"),
         (&["--module", "/no/such/module"], "can't read the module /no/such/module"),
     ] {
         let mut arguments = vec!["run", path.as_str()];

@@ -266,6 +266,10 @@ fn turn(
         Next::GoOn => return Ok(()),
         Next::Called => {}
         Next::Debug(stop) => return stops.debug(hands, stop),
+        Next::Trap(value) if !hands.debug.traps() => {
+            // With no debugger it is a port like any other.
+            return outside.write_port(mmio, hands.recorder, (index, TRAP_PORT), value);
+        }
         Next::Trap(value) => {
             if let Trapped::Guests(step) = stops.trap(hands, index)? {
                 outside.write_port(mmio, hands.recorder, (index, TRAP_PORT), value)?;
