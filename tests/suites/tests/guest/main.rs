@@ -1,5 +1,6 @@
 //! Assertions from inside a Linux guest, and from the host on one.
 
+mod adoption;
 mod control;
 mod disk;
 mod gdb;
