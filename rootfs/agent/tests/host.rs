@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-use kiln::agent::{AgentError, Client, Command, Process, ProcessEvent, Status};
+use kiln::agent::{Adoption, AgentError, Client, Command, Process, ProcessEvent, Status};
 
 /// Far more than a process takes to die on a busy host, and far less than any of these would sleep.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -207,6 +207,23 @@ fn refusals_bear_the_guests_errno() {
         Err(AgentError::Refused { .. })
     ));
     // None of them ended the connection.
+    fixture.client.sync().unwrap();
+}
+
+#[test]
+fn machine_that_is_no_guest_is_neither_settled_nor_adopted() {
+    let fixture = Fixture::new("ground");
+    let adoption = Adoption {
+        entropy: vec![1; 64],
+        hostname: Some("somebody-else".to_owned()),
+        machine_id: Some([1; 16]),
+        ..Adoption::default()
+    };
+    for refused in [fixture.client.settle().unwrap_err(), fixture.client.adopt(&adoption).unwrap_err()] {
+        assert!(matches!(refused, AgentError::Refused { errno: libc::EPERM, .. }), "{refused}");
+    }
+    let name = rustix::system::uname();
+    assert_ne!(name.nodename().to_bytes(), b"somebody-else");
     fixture.client.sync().unwrap();
 }
 

@@ -7,13 +7,13 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kiln_protocol::wire::{
-    self, DATA_MAX, Decoder, Envelope, Exec, Hello, ToAgent, ToHost, WireError, encode,
+    self, Adopted, Adoption, DATA_MAX, Decoder, Envelope, Exec, Hello, ToAgent, ToHost, WireError, encode,
 };
 
 use super::channel::{Channel, End};
 use super::process::Process;
 use super::request::Request;
-use super::{AgentError, relay, transfer};
+use super::{AgentError, adopt, relay, transfer};
 
 /// A connection to the agent in a guest; clones share it. It is closed with the last clone and the last thing
 /// that was begun on it.
@@ -190,6 +190,23 @@ impl Client {
     /// The agent is lost.
     pub fn sync(&self) -> Result<(), AgentError> {
         self.request(ToAgent::Sync)?.await_ok()
+    }
+
+    /// Has the guest made ready to be saved; nothing else may be under way, and nothing may be asked of it after.
+    ///
+    /// # Errors
+    /// Something is under way, the guest refused, or the agent is lost.
+    pub fn settle(&self) -> Result<(), AgentError> {
+        self.request(ToAgent::Settle)?.await_ok()
+    }
+
+    /// Has a guest that goes on from a saved one become the one that `adoption` says, and its clock set by this host's. To be
+    /// asked before anything else.
+    ///
+    /// # Errors
+    /// The guest refused (it has no such disk, or its kernel can't do it), or the agent is lost.
+    pub fn adopt(&self, adoption: &Adoption) -> Result<Adopted, AgentError> {
+        adopt::adopt(&self.request(ToAgent::Adopt(adoption.clone()))?)
     }
 
     /// Asks the guest to power off; does not wait for it.

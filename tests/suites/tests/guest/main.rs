@@ -1,5 +1,6 @@
 //! Assertions from inside a Linux guest, and from the host on one.
 
+mod adoption;
 mod blocks;
 mod control;
 mod cpus;
