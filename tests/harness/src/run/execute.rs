@@ -167,7 +167,8 @@ fn run(
         }
         let mut running = running;
         let ended = loop {
-            let ended = running.wait(Some(deadline));
+            // One that is kept has no deadline: a busy host may have come this far only when that was over.
+            let ended = running.wait(shared.hold.is_none().then_some(deadline));
             note_losses(directory, &ended);
             let Some(wishes) = wishes else { break Ok(ended) };
             wishes.search.end();
