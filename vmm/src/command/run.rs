@@ -14,6 +14,7 @@ use kiln_vmm::outcome::Outcome;
 use super::options::{ConfigFormat, RunOptions};
 use super::port::Port;
 use super::signals;
+use super::startup;
 use super::status::status;
 use crate::FAILED;
 
@@ -69,6 +70,8 @@ pub(super) fn run(options: &RunOptions) -> Result<u8> {
         }
         None => None,
     };
+    // Without /proc, all of it stays in memory: nothing else comes of it.
+    let _it_stays = startup::let_go();
     let ended = running.wait(deadline);
     // A debugger that is there is told how it ended.
     drop(gdb);
