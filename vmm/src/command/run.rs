@@ -56,6 +56,7 @@ pub(super) fn run(options: &RunOptions) -> Result<u8> {
     }
     let events = machine.event_loop()?;
     let caught = signals::end_in_order(&events, machine.controller())?;
+    startup::let_go_later(&events)?;
     let running = machine.start()?;
     let deadline =
         options.timeout.and_then(|seconds| Instant::now().checked_add(Duration::from_secs(seconds)));
@@ -70,8 +71,6 @@ pub(super) fn run(options: &RunOptions) -> Result<u8> {
         }
         None => None,
     };
-    // Without /proc, all of it stays in memory: nothing else comes of it.
-    let _it_stays = startup::let_go();
     let ended = running.wait(deadline);
     // A debugger that is there is told how it ended.
     drop(gdb);

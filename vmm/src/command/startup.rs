@@ -1,15 +1,23 @@
 //! Lets go of the code that only starting needed: options and their help, configurations, kernels' formats.
 //!
-//! The kernel maps 64 KiB around each page of a program that is touched, and unmaps none while there is memory: once the
-//! guest runs, almost all of the program is resident, and a machine that runs needs a third of it.
+//! The kernel maps 64 KiB and more around each page of a program that is touched, and unmaps none while there is memory:
+//! once the guest runs, almost all of the program is resident, and a machine that runs needs half of it. One that is
+//! soon over does not pay for it.
 
 use std::ffi::c_void;
 use std::fs::{self, File};
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
+use std::time::Duration;
 
+use event_manager::EventSet;
+use kiln_vmm::event_loop::{EventLoop, EventOps, Events, MutEventSubscriber};
 use rustix::mm::Advice;
+use vmm_sys_util::timerfd::TimerFd;
+
+/// How long a machine has run when its start is over: a kernel has booted by then.
+const OVER: Duration = Duration::from_secs(1);
 
 /// x86-64's pages, in bytes.
 const PAGE: usize = 4096;
@@ -20,12 +28,39 @@ const SWAPPED: u64 = 1 << 62;
 /// It is a file's, or shared.
 const OF_FILE: u64 = 1 << 61;
 
+/// Lets go of it on the machine's event loop, once the machine has run for a second.
+///
+/// # Errors
+/// The host has no timer left, or the loop has ended.
+pub(super) fn let_go_later(events: &EventLoop) -> io::Result<()> {
+    let mut alarm = TimerFd::new()?;
+    alarm.reset(OVER, None)?;
+    events.add(Box::new(Start { alarm }))
+}
+
+/// A machine's start, until it is over.
+struct Start {
+    alarm: TimerFd,
+}
+
+impl MutEventSubscriber for Start {
+    fn init(&mut self, ops: &mut EventOps<'_>) {
+        let _out_of_memory = ops.add(Events::new(&self.alarm, EventSet::IN));
+    }
+
+    fn process(&mut self, _: Events, ops: &mut EventOps<'_>) {
+        let _was_added = ops.remove(Events::empty(&self.alarm));
+        // Without /proc, all of it stays in memory: nothing else comes of it.
+        let _it_stays = let_go();
+    }
+}
+
 /// Unmaps the pages of the program and of its libraries. What is needed again comes back from the page cache as it is
 /// touched.
 ///
 /// # Errors
 /// `/proc` can't be read; all pages stay.
-pub(super) fn let_go() -> io::Result<()> {
+fn let_go() -> io::Result<()> {
     let maps = fs::read_to_string("/proc/self/maps")?;
     let pagemap = File::open("/proc/self/pagemap")?;
     for range in maps.lines().filter_map(read_only_file) {

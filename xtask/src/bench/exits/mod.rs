@@ -29,8 +29,9 @@ const MEMORY_MAX: u64 = 4 << 20;
 const GUEST_MIB: u64 = 256;
 /// What its guest says again and again, once it has used the disk.
 const MARKER: &str = "and on";
-/// How long that guest goes on before the memory is read: what is told is what a machine takes that runs, not one that starts.
-const SETTLES_MS: u64 = 1000;
+/// How long that guest goes on before the memory is read: what is told is what a machine takes that runs, not one that
+/// starts, which is over after a second.
+const SETTLES_MS: u64 = 2000;
 
 /// What was measured.
 #[derive(Clone, Debug, Serialize)]
