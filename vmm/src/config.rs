@@ -34,6 +34,9 @@ pub struct MachineConfig {
     pub probe: bool,
     /// The disks, in order: `/dev/vda`, `/dev/vdb`…
     pub disks: Vec<DiskConfig>,
+    /// Whether there is one more disk, behind the others: read-only and of no sectors, until a machine that is restored
+    /// from this one's snapshot gets a file there.
+    pub reserved_disk: bool,
     /// Named virtio-console ports beside the console, in order.
     pub ports: Vec<String>,
     /// Whether there is a virtio-console device with a console (`hvc0`).
@@ -162,8 +165,9 @@ impl MachineConfig {
         if self.memory_backing.huge_pages == HugePages::Explicit && !self.memory.is_multiple_of(HUGE_PAGE) {
             return Err(ConfigError::MemoryHugePages(self.memory));
         }
-        if self.disks.len() > DISKS_MAX {
-            return Err(ConfigError::Disks(self.disks.len()));
+        let disks = self.disks.len() + usize::from(self.reserved_disk);
+        if disks > DISKS_MAX {
+            return Err(ConfigError::Disks(disks));
         }
         for (index, name) in self.ports.iter().enumerate() {
             let printable = (1..=64).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_graphic());
@@ -250,6 +254,7 @@ impl Default for MachineConfig {
             irqchip: true,
             probe: true,
             disks: Vec::new(),
+            reserved_disk: false,
             ports: Vec::new(),
             virtio_console: true,
             com1: Backend::Caller,

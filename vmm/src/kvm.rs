@@ -154,6 +154,8 @@ pub(crate) struct Vm {
     coalesces: AtomicBool,
     /// Where interrupts lead; held while KVM is told.
     routes: Mutex<Routes>,
+    /// The interrupt lines that KVM listens to, each with its pin.
+    lines: Mutex<Vec<(EventFd, u32)>>,
 }
 
 impl Vm {
@@ -179,8 +181,8 @@ impl Vm {
         let slots_most = u32::try_from(kvm.get_nr_memslots()).unwrap_or(u32::MAX);
         let limit = if irqchip { fd.check_extension_int(Cap::IrqRouting) } else { 0 };
         let routes = Mutex::new(Routes::new(u32::try_from(limit).unwrap_or(0)));
-        let coalesces = AtomicBool::new(false);
-        Ok(Arc::new(Self { fd, slots_most, slots: Mutex::default(), coalesces, routes }))
+        let (coalesces, lines) = (AtomicBool::new(false), Mutex::default());
+        Ok(Arc::new(Self { fd, slots_most, slots: Mutex::default(), coalesces, routes, lines }))
     }
 
     /// How many memory slots there are.
@@ -194,7 +196,24 @@ impl Vm {
 
     /// Has KVM raise an edge at `gsi` for each count of `line`.
     pub(crate) fn connect(&self, line: &EventFd, gsi: u32) -> Result<(), KvmError> {
-        self.fd.register_irqfd(line, gsi).map_err(KvmError::refused("KVM_IRQFD"))
+        self.fd.register_irqfd(line, gsi).map_err(KvmError::refused("KVM_IRQFD"))?;
+        let line = line.try_clone().map_err(|source| KvmError::Refused { step: "KVM_IRQFD", source })?;
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner).push((line, gsi));
+        Ok(())
+    }
+
+    /// Has KVM listen to no line any more. Edges that were on their way have arrived when this returns: KVM takes them in by
+    /// a thread of its own, and waits for that thread before it lets go of a line.
+    pub(crate) fn disconnect(&self) -> Result<(), KvmError> {
+        for (line, gsi) in self.lines.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            self.fd.unregister_irqfd(&line, gsi).map_err(KvmError::refused("KVM_IRQFD"))?;
+        }
+        Ok(())
+    }
+
+    /// For requests that are only one's own.
+    pub(crate) fn fd(&self) -> &VmFd {
+        &self.fd
     }
 
     /// Has KVM raise `gsi` for each count of `raise` until the guest ends the interrupt, which counts `ended`.

@@ -24,6 +24,7 @@ pub mod level;
 pub mod machine;
 pub mod memory;
 pub mod outcome;
+pub mod snapshot;
 pub mod thread;
 pub mod trace;
 pub mod vcpu;

@@ -2,9 +2,9 @@
 //!
 //! It takes gdb and a compiler, so `cargo test` leaves it out and `cargo xtask ci` runs it.
 
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use kiln::gate;
 use kiln::vmm::level::Level;
@@ -92,11 +92,14 @@ fn gdb_breaks_walks_the_stack_and_sees_the_end() {
         .args(["run", "--mem", "16", "--timeout", "300", "--gdb-wait", "--gdb"])
         .arg(format!("unix:{}", socket.display()))
         .arg(&kernel)
+        .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    while !socket.exists() && machine.try_wait().unwrap().is_none() {
-        std::thread::yield_now();
-    }
+    // A socket is there before it can be connected to; what the machine says comes after both.
+    let mut told = BufReader::new(machine.stderr.take().unwrap());
+    let mut ready = String::new();
+    told.read_line(&mut ready).unwrap();
+    assert!(ready.contains("in gdb: target remote "), "{ready}");
     let Output { stdout, stderr, .. } = Command::new("gdb")
         .args(["-nx", "-batch", "-ex", &format!("target remote {}", socket.display()), "-x"])
         .args([&session, &kernel])
@@ -123,4 +126,5 @@ fn gdb_breaks_walks_the_stack_and_sees_the_end() {
         assert!(refused || said.contains(words), "{words} is not in: {said}");
     }
     assert_eq!(machine.wait().unwrap().code(), Some(0), "{said}");
+    drop(told);
 }

@@ -90,7 +90,7 @@ fn gdb(kernel: &Path, socket: &Path, folder: &Path) -> Output {
     fs::write(&script, format!("target remote {}\n{SESSION}", socket.display())).unwrap();
     // What hangs shows what it had come to.
     let mut gdb = Command::new("timeout");
-    gdb.args(["--signal=KILL", "120", "gdb", "--batch", "--nx", "--command"]).arg(script).arg(kernel);
+    gdb.args(["--signal=KILL", "600", "gdb", "--batch", "--nx", "--command"]).arg(script).arg(kernel);
     gdb.output().expect("gdb can't be run: install the package gdb")
 }
 

@@ -1,11 +1,11 @@
 //! The commands that need no guest, run as a user would run them.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
-use std::os::unix::fs::PermissionsExt;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use tempfile::TempDir;
@@ -16,6 +16,16 @@ fn kiln() -> Command {
     command
 }
 
+/// Makes a script that can be started at once. Another process writes it: one that another test is just starting has all
+/// that this process has open, and a file that somebody writes to can't be started.
+fn install(path: &Path, script: &str) {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "cat >\"$0\" && chmod 755 \"$0\""]).arg(path).stdin(Stdio::piped());
+    let mut shell = shell.spawn().unwrap();
+    shell.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
+    assert!(shell.wait().unwrap().success());
+}
+
 /// A folder that passes for kiln's own tree, and a `cargo` that does `body` in it.
 fn tree_with_cargo(body: &str) -> (TempDir, Command) {
     let tree = tempfile::tempdir().unwrap();
@@ -24,8 +34,7 @@ fn tree_with_cargo(body: &str) -> (TempDir, Command) {
     let manifest = tree.path().join("Cargo.toml");
     let script =
         format!("#!/bin/sh\n[ $1 = locate-project ] && {{ echo '{}'; exit; }}\n{body}\n", manifest.display());
-    fs::write(&cargo, script).unwrap();
-    fs::set_permissions(&cargo, fs::Permissions::from_mode(0o755)).unwrap();
+    install(&cargo, &script);
     let mut command = kiln();
     command.arg("ci").env("CARGO", cargo).current_dir(tree.path());
     (tree, command)
@@ -153,7 +162,9 @@ fn interrupted_ci_ends_its_step_and_dies_by_the_signal() {
     let status = child.wait().unwrap();
     assert_eq!(status.signal(), Some(Signal::INT.as_raw()), "{status}");
     // The step was sent the signal before its parent died of it; when it is gone is the kernel's business.
+    let deadline = Instant::now() + Duration::from_secs(120);
     while test_kill_process(step).is_ok() && !is_zombie(step) {
+        assert!(Instant::now() < deadline, "the step goes on");
         std::thread::yield_now();
     }
 }

@@ -1,5 +1,6 @@
 //! kiln-agent: PID 1 of a guest, or one of its services; does what the host asks over a virtio port.
 
+mod adoption;
 mod assertions;
 mod boot;
 mod console;
@@ -15,7 +16,7 @@ mod window;
 use std::io;
 use std::process::ExitCode;
 
-use crate::server::Ending;
+use crate::server::{Ending, Ground};
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -71,7 +72,7 @@ fn run(init: bool) -> ExitCode {
         console::say(&format!("warning: {warning}"));
     }
     match port::find() {
-        Ok(port) => match server::serve(port, warnings.into_list()) {
+        Ok(port) => match server::serve(port, warnings.into_list(), Ground::Guest) {
             Ok(Ending::Asked | Ending::HostGone) => {}
             Err(error) => console::say(&format!("the connection to the host ended: {error}")),
         },
@@ -91,7 +92,7 @@ fn serve(number: &str) -> ExitCode {
     let ended = descriptors::inherited(number)
         .and_then(|port| descriptors::reserve().map(|()| port))
         .map_err(server::ServeError::Io)
-        .and_then(|port| server::serve(port, Vec::new()));
+        .and_then(|port| server::serve(port, Vec::new(), Ground::Elsewhere));
     match ended {
         Ok(_) => ExitCode::SUCCESS,
         Err(error) => {

@@ -113,6 +113,52 @@ pub(crate) fn loopback_up() -> io::Result<()> {
     Ok(())
 }
 
+/// `RNDADDENTROPY` and `RNDRESEEDCRNG` (linux/random.h; random(4)).
+const RNDADDENTROPY: libc::Ioctl = 0x4008_5203;
+const RNDRESEEDCRNG: libc::Ioctl = 0x5207;
+
+/// Tells the kernel's generator, by a descriptor of it, of at most 512 `bytes`, each bit of which is random.
+pub(crate) fn add_entropy(random: &impl AsRawFd, bytes: &[u8]) -> io::Result<()> {
+    /// `rand_pool_info`, with room for the bytes.
+    #[repr(C)]
+    struct Pool {
+        bits: libc::c_int,
+        size: libc::c_int,
+        bytes: [u8; 512],
+    }
+    let invalid = || io::Error::from(io::ErrorKind::InvalidInput);
+    let mut pool = Pool { bits: 0, size: 0, bytes: [0; 512] };
+    pool.bytes.get_mut(..bytes.len()).ok_or_else(invalid)?.copy_from_slice(bytes);
+    pool.size = libc::c_int::try_from(bytes.len()).map_err(|_| invalid())?;
+    pool.bits = pool.size * 8;
+    // SAFETY: the pool is initialised, and has the bytes that it says it has.
+    let result = unsafe { libc::ioctl(random.as_raw_fd(), RNDADDENTROPY, &raw const pool) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Has the kernel's generator take on at once what it was told, by a descriptor of it.
+pub(crate) fn reseed(random: &impl AsRawFd) -> io::Result<()> {
+    // SAFETY: no memory is touched.
+    let result = unsafe { libc::ioctl(random.as_raw_fd(), RNDRESEEDCRNG) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Moves the clock by so many seconds, and then microseconds, which are less than a second (`ADJ_SETOFFSET`,
+/// clock_adjtime(2)). `ADJ_NANO` would do it finer, and leave the clock in another mode for all who look at it.
+pub(crate) fn move_clock(seconds: i64, microseconds: i64) -> io::Result<()> {
+    // SAFETY: all zeros are a request that asks for nothing; the kernel reads and fills it.
+    unsafe {
+        let mut request: libc::timex = mem::zeroed();
+        request.modes = libc::ADJ_SETOFFSET;
+        request.time.tv_sec = seconds;
+        request.time.tv_usec = microseconds;
+        if libc::clock_adjtime(libc::CLOCK_REALTIME, &raw mut request) < 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
 /// Takes the right to `count` ports from `first`.
 #[cfg(target_arch = "x86_64")]
 pub(crate) fn take_ports(first: u16, count: u16) -> io::Result<()> {

@@ -13,9 +13,14 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 /// The version of all that is said here; both ends must have the same.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// The name of the virtio port that the agent is reached on.
 pub const PORT_NAME: &str = "kiln.agent";
+/// Where the agent mounts the disk that an [`Adoption`] names, below the links to all that is on it.
+pub const CASE_PATH: &str = "/run/kiln/case";
+/// The fewest and the most bytes of [`Adoption::entropy`]: a key of the kernel's generator (32, BLAKE2s's and ChaCha20's), and
+/// what more than that adds nothing to.
+pub const ENTROPY: core::ops::RangeInclusive<usize> = 32..=512;
 /// Where the agent is in a guest.
 pub const AGENT_PATH: &str = "/sbin/kiln-agent";
 /// The most bytes of a stream that one message carries.
@@ -82,6 +87,13 @@ pub enum ToAgent {
     Abort,
     /// Write all that is cached to the disks.
     Sync,
+    /// The guest is about to be saved: do once what each that goes on from there would have to do, and have nothing under
+    /// way. Nothing may be under way before, either.
+    Settle,
+    /// The guest goes on from one that was saved, as one of many: become this one. The agent asks for the time meanwhile.
+    Adopt(Adoption),
+    /// The host's time when it was asked for it, in nanoseconds since 1970, without leap seconds.
+    Time(u64),
     /// End the guest.
     PowerOff,
     /// So many bytes of the id's stream were consumed.
@@ -112,6 +124,10 @@ pub enum ToHost {
     Data(#[serde(with = "bytes")] Vec<u8>),
     /// No more bytes will come from the connection.
     Close,
+    /// Say what time it is, at once.
+    AskTime,
+    /// The guest is the one that it was told to be; this is the id's last message.
+    Adopted(Adopted),
     /// The request was done; this is the id's last message.
     Ok,
     /// The request failed; this is the id's last message.
@@ -141,6 +157,37 @@ pub struct Exec {
     /// The size of its terminal's window, if it runs on a terminal of its own. All that it writes there is standard
     /// output; what the host sends is typed, and the end of it is the terminal's end-of-file character.
     pub terminal: Option<TerminalSize>,
+}
+
+/// What makes a guest that goes on from a saved one different from all others that do.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Adoption {
+    /// Random bytes, as many as [`ENTROPY`] allows, for the kernel's generator: all of them count as random.
+    #[serde(with = "bytes")]
+    pub entropy: Vec<u8>,
+    /// Its name; the one that it has if none.
+    pub hostname: Option<String>,
+    /// Its `/etc/machine-id` (machine-id(5)); the one that it has, if it has one, if none.
+    pub machine_id: Option<[u8; 16]>,
+    /// The disk with what it is to run, if there is one.
+    pub disk: Option<CaseDisk>,
+}
+
+/// A disk that is found by its serial number, mounted read-only at [`CASE_PATH`], and linked into the root: whatever is
+/// on it and not in the guest is then at its own path.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CaseDisk {
+    /// The serial number of the virtio disk.
+    pub serial: String,
+    /// Its size in bytes, a multiple of 512: it may have had none before, and is waited for.
+    pub size: u64,
+}
+
+/// How an [`Adoption`] went.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Adopted {
+    /// The most that the guest's clock can be wrong by, in nanoseconds, as it was set.
+    pub clock_error: u64,
 }
 
 /// The size of a terminal's window, in characters; 0 is one that nobody knows.
@@ -312,6 +359,13 @@ mod tests {
             ToAgent::StdinClose,
             ToAgent::Resize(size),
             ToAgent::HangUp,
+            ToAgent::Adopt(Adoption {
+                entropy: vec![9; 64],
+                hostname: Some("fork".to_string()),
+                machine_id: Some([3; 16]),
+                disk: Some(CaseDisk { serial: "vdb".to_string(), size: 512 }),
+            }),
+            ToAgent::Time(u64::MAX),
             ToAgent::Credit(u32::MAX),
         ]
         .into_iter()

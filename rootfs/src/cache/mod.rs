@@ -48,6 +48,7 @@ pub const KNOWN: &[&str] = &[
     "qemu",
     "runs",
     "rustc",
+    "snapshots",
     "tmp",
     "vmlinux",
 ];

@@ -3,10 +3,10 @@
 use std::fs;
 use std::io::Read;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::tree::{Node, Source, Tree, wrong};
-use super::{AGENT_PATH, ImageSpec, MODULES_LIST, base};
+use super::{AGENT_PATH, DiskSpec, ImageSpec, MODULES_LIST, base};
 use crate::elf::{self, Linker};
 use crate::{Error, busybox};
 
@@ -43,6 +43,19 @@ pub(super) fn collect(spec: &ImageSpec) -> Result<Tree, Error> {
     Ok(tree)
 }
 
+/// Programs with what they need, and files; nothing else.
+pub(super) fn of_disk(spec: &DiskSpec) -> Result<Tree, Error> {
+    let mut tree = Tree::default();
+    for (host, inside) in &spec.files {
+        tree.put(inside, file(host)?)?;
+    }
+    for program in &spec.execs {
+        let (path, inside) = own_path(program)?;
+        with_needs(&mut tree, &path, &inside)?;
+    }
+    Ok(tree)
+}
+
 fn init(tree: &mut Tree, spec: &ImageSpec) -> Result<(), Error> {
     if let Some(agent) = &spec.agent {
         tree.put(AGENT_PATH, executable(agent)?)?;
@@ -54,8 +67,8 @@ fn init(tree: &mut Tree, spec: &ImageSpec) -> Result<(), Error> {
     }
 }
 
-/// A program at its own path, and in `/bin` too if no shell would find it there.
-fn exec(tree: &mut Tree, program: &Path) -> Result<(), Error> {
+/// Where a program is on this host, and so in the guest.
+fn own_path(program: &Path) -> Result<(PathBuf, String), Error> {
     // The folder as it is, whatever `..` and links lead to it; the program under the name that was given.
     let path = std::path::absolute(program).map_err(Error::io("resolve", program))?;
     let path = match (path.parent(), path.file_name()) {
@@ -64,15 +77,21 @@ fn exec(tree: &mut Tree, program: &Path) -> Result<(), Error> {
         }
         _ => path,
     };
-    let Some(inside) = path.to_str() else {
-        return Err(Error::file(&path, "a program's path in an image is UTF-8"));
-    };
-    with_needs(tree, &path, inside)?;
+    match path.to_str() {
+        Some(inside) => Ok((path.clone(), inside.to_owned())),
+        None => Err(Error::file(&path, "a program's path in an image is UTF-8")),
+    }
+}
+
+/// A program at its own path, and in `/bin` too if no shell would find it there.
+fn exec(tree: &mut Tree, program: &Path) -> Result<(), Error> {
+    let (path, inside) = own_path(program)?;
+    with_needs(tree, &path, &inside)?;
     let folder = path.parent().and_then(Path::to_str).unwrap_or("/");
     if let Some(name) = path.file_name().and_then(|name| name.to_str())
         && !PATH.contains(&folder)
     {
-        tree.put_if_free(&format!("/bin/{name}"), Node::link(inside))?;
+        tree.put_if_free(&format!("/bin/{name}"), Node::link(&*inside))?;
     }
     Ok(())
 }

@@ -7,6 +7,7 @@ pub mod archive;
 mod base;
 mod contents;
 mod digest;
+mod disk;
 mod ext4;
 mod format;
 mod hashing;
@@ -31,6 +32,7 @@ use crate::modules::Module;
 pub use base::PROMPT;
 
 pub use digest::sha256;
+pub use disk::{DiskSpec, disk, empty_disk};
 pub use format::{Compression, Format};
 pub use listing::{Listed, list};
 

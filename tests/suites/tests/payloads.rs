@@ -12,6 +12,8 @@ mod gdb;
 mod interrupts;
 #[path = "payloads/memory.rs"]
 mod memory;
+#[path = "payloads/snapshots.rs"]
+mod snapshots;
 #[path = "payloads/socket.rs"]
 mod socket;
 #[path = "payloads/state.rs"]

@@ -1,5 +1,6 @@
 //! Disks: where a block device's bytes live.
 
+mod over;
 mod raw;
 
 pub use raw::{DiskError, RawDisk, SECTOR};

@@ -5,6 +5,8 @@ use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::{Path, PathBuf};
 
+use super::over::Over;
+
 /// The unit of virtio's block addresses, and of a disk's size.
 pub const SECTOR: u64 = 512;
 
@@ -54,9 +56,27 @@ pub struct RawDisk {
     file: File,
     size: u64,
     read_only: bool,
+    /// What is written, where the file must stay as it is.
+    over: Option<Over>,
 }
 
 impl RawDisk {
+    /// Opens a file as a disk that can be written to, and keeps in memory what is: the file is only read.
+    ///
+    /// # Errors
+    /// As [`RawDisk::open`].
+    pub fn open_over(path: &Path) -> Result<Self, DiskError> {
+        let disk = Self::open(path, true)?;
+        let over = Over::new().map_err(|source| DiskError::Io { path: path.into(), source })?;
+        Ok(Self { read_only: false, over: Some(over), ..disk })
+    }
+
+    /// Whether what was written to it is in memory alone.
+    #[must_use]
+    pub fn is_ahead_of_its_file(&self) -> bool {
+        self.over.as_ref().is_some_and(Over::any)
+    }
+
     /// Opens a regular file or a block device.
     ///
     /// # Errors
@@ -84,7 +104,7 @@ impl RawDisk {
         if !size.is_multiple_of(SECTOR) {
             return Err(DiskError::Size { path: path.into(), size });
         }
-        Ok(Self { file, size, read_only })
+        Ok(Self { file, size, read_only, over: None })
     }
 
     /// The size in bytes: whole sectors, at least one.
@@ -105,7 +125,10 @@ impl RawDisk {
     /// The file's own; `UnexpectedEof` beyond its end.
     pub fn read_at(&self, data: &mut [u8], offset: u64) -> io::Result<()> {
         self.check(data.len(), offset)?;
-        self.file.read_exact_at(data, offset)
+        match &self.over {
+            Some(over) => over.read(&self.file, data, offset),
+            None => self.file.read_exact_at(data, offset),
+        }
     }
 
     /// Writes `data` at `offset`.
@@ -117,7 +140,10 @@ impl RawDisk {
             return Err(io::ErrorKind::PermissionDenied.into());
         }
         self.check(data.len(), offset)?;
-        self.file.write_all_at(data, offset)
+        match &self.over {
+            Some(over) => over.write((&self.file, self.size), data, offset),
+            None => self.file.write_all_at(data, offset),
+        }
     }
 
     /// Waits until everything written is on the medium.
@@ -125,6 +151,9 @@ impl RawDisk {
     /// # Errors
     /// The file's own.
     pub fn flush(&self) -> io::Result<()> {
+        if self.over.is_some() {
+            return Ok(());
+        }
         self.file.sync_data()
     }
 
@@ -159,6 +188,29 @@ mod tests {
         let mut data = [0; 6];
         disk.read_at(&mut data, 999).unwrap();
         assert_eq!(&data, b"\x07kiln\x07");
+    }
+
+    #[test]
+    fn a_disk_over_a_file_keeps_what_is_written_and_leaves_the_file() {
+        let file = disk(3 * 4096 + 512);
+        let [one, other] = [(); 2].map(|()| RawDisk::open_over(file.path()).unwrap());
+        assert!(!one.read_only() && !one.is_ahead_of_its_file());
+        one.write_at(&[1; 5000], 4000).unwrap();
+        one.write_at(&[2; 512], 3 * 4096).unwrap();
+        one.write_at(&[3], 4096).unwrap();
+        one.flush().unwrap();
+        let mut seen = vec![0; 3 * 4096 + 512];
+        one.read_at(&mut seen, 0).unwrap();
+        let mut wanted = vec![7; 3 * 4096 + 512];
+        wanted[4000..9000].fill(1);
+        wanted[3 * 4096..].fill(2);
+        wanted[4096] = 3;
+        assert!(seen == wanted);
+        assert!(one.is_ahead_of_its_file());
+        other.read_at(&mut seen, 0).unwrap();
+        assert!(seen == vec![7; 3 * 4096 + 512]);
+        assert!(std::fs::read(file.path()).unwrap() == seen);
+        assert!(one.write_at(&[0; 2], 3 * 4096 + 511).is_err());
     }
 
     #[test]

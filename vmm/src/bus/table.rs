@@ -135,6 +135,11 @@ impl Bus {
         index.map(|index| self.ranges.remove(index)).is_some()
     }
 
+    /// First and last address of each device, and its name.
+    pub(crate) fn ranges(&self) -> impl Iterator<Item = (u64, u64, &str)> {
+        self.ranges.iter().map(|range| (range.base, range.last, &*range.name))
+    }
+
     /// The range that `address` lies in, or the first above it.
     pub(super) fn at_or_above(&self, address: u64) -> Option<&Range> {
         self.ranges.get(self.ranges.partition_point(|range| range.last < address))

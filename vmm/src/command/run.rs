@@ -38,6 +38,12 @@ pub(super) fn run(options: &RunOptions) -> Result<u8> {
     let ports = named.map(Port::listen).collect::<Result<_>>()?;
     let io = MachineIo { serial: Box::new(io::sink()), console: None, ports };
     let mut machine = Machine::new_on(&options.kvm, &config, io)?;
+    // Now, and not when the guest has run in vain; but no machine that can't be made empties the trace of another.
+    let unwritable = |path: &Path| format!("can't write the trace to {}", path.display());
+    let trace = match &options.trace {
+        Some(path) => Some((File::create(path).with_context(|| unwritable(path))?, path)),
+        None => None,
+    };
     for (device, path) in machine.ptys() {
         writeln!(io::stderr(), "kiln-vmm: {device} is {}", path.display())?;
     }
@@ -72,9 +78,9 @@ pub(super) fn run(options: &RunOptions) -> Result<u8> {
     let ended = running.wait(deadline);
     // A debugger that is there is told how it ended.
     drop(gdb);
-    if let Some(path) = &options.trace {
+    if let Some((mut file, path)) = trace {
         let text = serde_json::to_string_pretty(&ended.trace)?;
-        std::fs::write(path, text).with_context(|| format!("can't write the trace to {}", path.display()))?;
+        file.write_all(text.as_bytes()).with_context(|| unwritable(path))?;
     }
     let mut lost_some = false;
     for lost in ended.lost.iter().filter(|lost| !lost.is_unwanted()) {

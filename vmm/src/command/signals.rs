@@ -1,4 +1,4 @@
-//! SIGINT and SIGTERM as an orderly end, on the machine's event loop.
+//! SIGINT, SIGTERM and SIGHUP as an orderly end, on the machine's event loop.
 
 use std::io::{self, Read};
 use std::os::unix::net::UnixStream;
@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 use event_manager::EventSet;
 use kiln_vmm::event_loop::{EventLoop, EventOps, Events, MutEventSubscriber};
 use kiln_vmm::machine::Controller;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::{flag, low_level};
 
 /// The first signal that came, if one did.
@@ -23,11 +23,13 @@ impl Caught {
     }
 }
 
-/// Ends the machine at the first signal. A second one ends the process in its handler, whatever the loop does.
+/// Ends the machine at the first signal; one that the caller had us ignore (`nohup`, `&`) is none. A second one ends the
+/// process in its handler, whatever the loop does.
 pub(super) fn end_in_order(events: &EventLoop, machine: Controller) -> io::Result<Caught> {
     let first = Arc::<OnceLock<i32>>::default();
     let again = Arc::<AtomicBool>::default();
-    for signal in [SIGINT, SIGTERM] {
+    let ignored = ignored(&std::fs::read_to_string("/proc/self/status").unwrap_or_default());
+    for signal in [SIGINT, SIGTERM, SIGHUP].into_iter().filter(|signal| ignored & (1 << (signal - 1)) == 0) {
         // In this order: the one looks whether the other has been there before.
         flag::register_conditional_default(signal, again.clone())?;
         flag::register(signal, again.clone())?;
@@ -37,6 +39,12 @@ pub(super) fn end_in_order(events: &EventLoop, machine: Controller) -> io::Resul
         events.add(Box::new(Signal { signal, pipe, first: first.clone(), machine: machine.clone() }))?;
     }
     Ok(Caught(first))
+}
+
+/// The mask of ignored signals in the text of `/proc/PID/status` (proc(5), `SigIgn`): bit n-1 is signal n.
+fn ignored(status: &str) -> u64 {
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
 }
 
 /// One signal, as a descriptor that can be read when it came.

@@ -12,9 +12,9 @@ const TIMED_OUT: u8 = 124;
 pub(super) const HELP: &str = "\
 Exit status: 0 for a guest that powered off, 2v+1 for one that wrote v to the debug-exit port (0 for v = 0, unless \
 --exit-status raw), 1 for one that reset, halted, panicked, triple-faulted or accessed nothing under --strict, 124 for one ended by \
---timeout, 125 for a machine that could not run, or whose output was lost (but for a reader of standard output that wants \
-no more of it). SIGINT and SIGTERM end the machine in order, then this by that signal; a second one \
-ends it at once.";
+--timeout, `kiln-vmm stop` or a debugger, 125 for a machine that could not run, or whose output was lost (but for a reader of \
+standard output that wants no more of it). SIGINT, SIGTERM and SIGHUP end the machine in order, then this by that signal; a second one \
+ends it at once, and one that is ignored from the start (nohup) ends nothing.";
 
 /// What a guest's write to the debug-exit port becomes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

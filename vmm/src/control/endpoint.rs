@@ -172,6 +172,8 @@ impl Drop for Endpoint {
         if std::process::id() == self.pid && is_at(&self.lock, &self.lock_path) {
             let _gone = std::fs::remove_file(&self.socket);
             let _gone = std::fs::remove_file(&self.lock_path);
+            // A child that is just being started may have the lock, too, for a moment longer.
+            let _free = rustix::fs::flock(&self.lock, FlockOperation::Unlock);
         }
     }
 }
@@ -245,10 +247,16 @@ pub(super) fn check_private(folder: &Path) -> Result<(), EndpointError> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsRawFd;
     use std::os::unix::fs::{PermissionsExt, symlink};
     use std::os::unix::net::UnixStream;
+    use std::sync::{PoisonError, RwLock};
 
     use super::*;
+
+    /// Written to while a child is forked: until it has run for the first time it has all locks and listeners of this
+    /// process, also those that other tests give up meanwhile.
+    static FORKS: RwLock<()> = RwLock::new(());
 
     fn folder() -> (tempfile::TempDir, PathBuf) {
         let outer = tempfile::tempdir().unwrap();
@@ -286,6 +294,7 @@ mod tests {
 
     #[test]
     fn what_a_dead_machine_left_is_reclaimed() {
+        let _alone = FORKS.read().unwrap_or_else(PoisonError::into_inner);
         let (_outer, folder) = folder();
         let endpoint = Endpoint::open_in(&folder, "vm").unwrap();
         let (socket, lock) = (endpoint.socket.clone(), endpoint.lock_path.clone());
@@ -339,30 +348,51 @@ mod tests {
 
     #[test]
     fn forked_child_keeps_neither_lock_nor_socket() {
+        let _alone = FORKS.write().unwrap_or_else(PoisonError::into_inner);
         let (_outer, folder) = folder();
-        let endpoint = Endpoint::open_in(&folder, "vm").unwrap();
-        let socket = endpoint.socket.clone();
-        let (reader, writer) = io::pipe().unwrap();
+        std::fs::create_dir(&folder).unwrap();
+        let (lock_path, socket) = (folder.join("vm.lock"), folder.join("vm.sock"));
+        let (lock, listener) = (take("vm", &lock_path).unwrap(), UnixListener::bind(&socket).unwrap());
+        let kept = [fork::keep(&lock).unwrap(), fork::keep(&listener).unwrap()];
+        let (end, ends) = io::pipe().unwrap();
+        let (mut started, starts) = io::pipe().unwrap();
+        let numbers = [&ends as &dyn AsRawFd, &starts, &end].map(AsRawFd::as_raw_fd);
         let mut byte = 0u8;
-        // SAFETY: the child only reads and ends, as the child of a process with threads may.
+        // SAFETY: the child only reads, writes and ends, as the child of a process with threads may.
         #[allow(unsafe_code)]
         let child = unsafe {
             let child = libc::fork();
             if child == 0 {
-                libc::close(std::os::fd::AsRawFd::as_raw_fd(&writer));
-                libc::read(std::os::fd::AsRawFd::as_raw_fd(&reader), (&raw mut byte).cast(), 1);
+                libc::close(numbers[0]);
+                libc::write(numbers[1], (&raw const byte).cast(), 1);
+                libc::read(numbers[2], (&raw mut byte).cast(), 1);
                 libc::_exit(0);
             }
             child
         };
         assert!(child > 0);
-        drop(endpoint);
-        assert!(Endpoint::open_in(&folder, "vm").is_ok());
+        drop(starts);
+        // Until it runs it is a copy of all that we are.
+        started.read_exact(&mut [0]).unwrap();
+        // As the kernel closes them for a process that dies.
+        drop((kept, lock, listener));
+        assert!(take("vm", &lock_path).is_ok());
         assert!(UnixStream::connect(&socket).is_err());
-        drop(writer);
+        drop(ends);
         // SAFETY: the child is ours, and nobody else waits for it.
         #[allow(unsafe_code)]
         let waited = unsafe { libc::waitpid(child, std::ptr::null_mut(), 0) };
         assert_eq!(waited, child);
+    }
+
+    #[test]
+    fn name_that_is_given_up_is_free_whoever_else_has_its_lock_open() {
+        let (_outer, folder) = folder();
+        let endpoint = Endpoint::open_in(&folder, "vm").unwrap();
+        let _as_a_child_has_it = endpoint.lock.try_clone().unwrap();
+        // Somebody who wants the name has come as far as the lock's file.
+        let waits = File::open(&endpoint.lock_path).unwrap();
+        drop(endpoint);
+        assert!(rustix::fs::flock(&waits, FlockOperation::NonBlockingLockExclusive).is_ok());
     }
 }

@@ -7,6 +7,8 @@ use std::io::Write;
 
 use crate::bus::BusDevice;
 use crate::layout::DEBUG_CONSOLE_ANSWER;
+use crate::snapshot::persist::from_value;
+use crate::snapshot::{Persist, PersistError};
 
 /// How many bytes wait for the end of their line.
 const HELD_MAX: usize = 256;
@@ -52,6 +54,18 @@ impl Drop for DebugConsole {
         if !self.held.is_empty() {
             self.flush();
         }
+    }
+}
+
+/// What waits for the end of its line is passed on before: there is no more to it.
+impl Persist for DebugConsole {
+    fn save(&mut self) -> Result<serde_json::Value, PersistError> {
+        self.flush();
+        Ok(serde_json::Value::Null)
+    }
+
+    fn restore(&mut self, state: serde_json::Value) -> Result<(), PersistError> {
+        from_value::<()>(state)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::bus::BusDevice;
 use crate::outcome::{Outcome, PowerSwitch};
+use crate::snapshot::persist::stateless;
 
 /// A port that ends the machine when it is written to.
 ///
@@ -28,6 +29,8 @@ impl BusDevice for DebugExit {
         self.power.end(Outcome::DebugExit { value });
     }
 }
+
+stateless!(DebugExit);
 
 #[cfg(test)]
 mod tests {

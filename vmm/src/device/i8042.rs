@@ -8,6 +8,7 @@
 
 use crate::bus::BusDevice;
 use crate::outcome::{Outcome, PowerSwitch};
+use crate::snapshot::persist::stateless;
 
 /// The status port when read, the command port when written (PC/AT technical reference, keyboard controller).
 /// The data port, at offset 0, is not listened to.
@@ -54,6 +55,8 @@ impl BusDevice for I8042 {
         });
     }
 }
+
+stateless!(I8042);
 
 #[cfg(test)]
 mod tests {

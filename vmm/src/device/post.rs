@@ -1,6 +1,8 @@
 //! The POST port: where firmware, and whoever debugs without a console, says how far it came.
 
 use crate::bus::BusDevice;
+use crate::snapshot::persist::{from_value, to_value};
+use crate::snapshot::{Persist, PersistError};
 
 /// A port that keeps the last code written to it, and reads it back.
 ///
@@ -31,6 +33,17 @@ impl BusDevice for Post {
 
     fn write(&mut self, _offset: u64, data: &[u8]) {
         self.last = data.first().copied().or(self.last);
+    }
+}
+
+impl Persist for Post {
+    fn save(&mut self) -> Result<serde_json::Value, PersistError> {
+        to_value(self.last)
+    }
+
+    fn restore(&mut self, state: serde_json::Value) -> Result<(), PersistError> {
+        self.last = from_value(state)?;
+        Ok(())
     }
 }
 

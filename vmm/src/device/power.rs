@@ -3,6 +3,8 @@
 use crate::bus::BusDevice;
 use crate::layout::ACPI_RESET_VALUE;
 use crate::outcome::{Outcome, PowerSwitch};
+use crate::snapshot::persist::{from_value, to_value};
+use crate::snapshot::{Persist, PersistError};
 
 /// The sleep control register (ACPI 6.5 §4.8.3.7).
 const SLEEP_CONTROL: u64 = 0;
@@ -55,6 +57,18 @@ impl BusDevice for AcpiPower {
 
     fn write(&mut self, offset: u64, data: &[u8]) {
         super::bytes::write(offset, data, |offset, value| self.write_register(offset, value));
+    }
+}
+
+/// The sleeping state that was chosen and not entered.
+impl Persist for AcpiPower {
+    fn save(&mut self) -> Result<serde_json::Value, PersistError> {
+        to_value(self.sleep_type)
+    }
+
+    fn restore(&mut self, state: serde_json::Value) -> Result<(), PersistError> {
+        self.sleep_type = from_value::<u8>(state)? & SLEEP_TYPE;
+        Ok(())
     }
 }
 

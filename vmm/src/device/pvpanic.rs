@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use crate::bus::BusDevice;
 use crate::outcome::{Outcome, PowerSwitch};
+use crate::snapshot::persist::{from_value, to_value};
+use crate::snapshot::{Persist, PersistError};
 
 /// The guest panicked, and the host is to deal with it.
 pub const PANICKED: u8 = 1;
@@ -62,6 +64,17 @@ impl BusDevice for PvPanic {
         {
             power.end(Outcome::Panicked);
         }
+    }
+}
+
+impl Persist for PvPanic {
+    fn save(&mut self) -> Result<serde_json::Value, PersistError> {
+        to_value(self.notice.0.load(Ordering::Acquire))
+    }
+
+    fn restore(&mut self, state: serde_json::Value) -> Result<(), PersistError> {
+        self.notice.0.store(from_value::<u8>(state)? & SUPPORTED, Ordering::Release);
+        Ok(())
     }
 }
 

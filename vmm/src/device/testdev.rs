@@ -10,6 +10,8 @@ use vm_memory::{GuestAddress, GuestMemoryBackend};
 use crate::bus::BusDevice;
 use crate::layout::{TESTDEV_IRQ_SIZE, TESTDEV_MMIO_SIZE};
 use crate::memory::GuestMemory;
+use crate::snapshot::persist::{from_value, to_value};
+use crate::snapshot::{Persist, PersistError};
 
 /// The ports from [`crate::layout::TESTDEV`]: the word, the page to forget, the word byte by byte.
 const FLUSH: u64 = 4;
@@ -91,13 +93,17 @@ impl BusDevice for TestPorts {
 }
 
 /// The ports from [`crate::layout::TESTDEV_IRQ`]: one for each line.
-pub struct TestLines(Arc<dyn Lines>);
+pub struct TestLines {
+    lines: Arc<dyn Lines>,
+    /// Those that are high, from bit 0: KVM does not tell.
+    high: u32,
+}
 
 impl TestLines {
     /// Makes ports that set `lines`.
     #[must_use]
     pub fn new(lines: Arc<dyn Lines>) -> Self {
-        Self(lines)
+        Self { lines, high: 0 }
     }
 }
 
@@ -111,7 +117,9 @@ impl BusDevice for TestLines {
         if let ([level], Ok(gsi)) = (data, u32::try_from(offset))
             && gsi < u32::from(TESTDEV_IRQ_SIZE)
         {
-            self.0.set(gsi, *level != 0);
+            let bit = 1 << gsi;
+            self.high = if *level != 0 { self.high | bit } else { self.high & !bit };
+            self.lines.set(gsi, *level != 0);
         }
     }
 }
@@ -146,6 +154,47 @@ impl BusDevice for TestMemory {
                 *byte = value;
             }
         });
+    }
+}
+
+impl Persist for TestPorts {
+    fn save(&mut self) -> Result<serde_json::Value, PersistError> {
+        to_value(self.word)
+    }
+
+    fn restore(&mut self, state: serde_json::Value) -> Result<(), PersistError> {
+        self.word = from_value(state)?;
+        Ok(())
+    }
+}
+
+impl Persist for TestLines {
+    fn save(&mut self) -> Result<serde_json::Value, PersistError> {
+        to_value(self.high)
+    }
+
+    fn restore(&mut self, state: serde_json::Value) -> Result<(), PersistError> {
+        self.high = from_value::<u32>(state)? & ((1 << TESTDEV_IRQ_SIZE) - 1);
+        for gsi in (0..TESTDEV_IRQ_SIZE.into()).filter(|gsi| self.high >> gsi & 1 == 1) {
+            self.lines.set(gsi, true);
+        }
+        Ok(())
+    }
+}
+
+/// Its bytes, without the zeros at the end.
+impl Persist for TestMemory {
+    fn save(&mut self) -> Result<serde_json::Value, PersistError> {
+        let end = self.0.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+        to_value(self.0.get(..end))
+    }
+
+    fn restore(&mut self, state: serde_json::Value) -> Result<(), PersistError> {
+        let bytes: Vec<u8> = from_value(state)?;
+        let room = self.0.get_mut(..bytes.len());
+        room.ok_or_else(|| PersistError::Refused("it has more memory than there is".to_owned()))?
+            .copy_from_slice(&bytes);
+        Ok(())
     }
 }
 

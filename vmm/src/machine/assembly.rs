@@ -1,10 +1,10 @@
 //! A machine put together: what is where, and who is connected to whom.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use kiln_protocol::probe::{DOORBELL, DOORBELL_RING, STREAM, STREAM_SIZE};
-use kvm_ioctls::IoEventAddress;
+use kvm_ioctls::{IoEventAddress, Kvm};
 
 use super::backend::{BackendError, Backends, Connected};
 use super::fittings::Fittings;
@@ -41,15 +41,30 @@ use crate::memory::region::{Doorbell, Window, Zone};
 use crate::memory::table::Table;
 use crate::memory::{self, GuestMemory};
 use crate::outcome::PowerSwitch;
+use crate::snapshot::checksum::Checksum;
+use crate::snapshot::{Loaded, Part, Persist, Saver, SnapshotError};
 use crate::vcpu::{Buses, Ready};
 use crate::virtio::block::BlockDevice;
 use crate::virtio::console::ConsoleDevice;
 use crate::virtio::device::VirtioDevice;
 use crate::virtio::mmio::{MmioTransport, NOTIFY_OFFSET};
 
-pub(super) fn assemble(node: &Path, config: &MachineConfig, io: MachineIo) -> Result<Machine, MachineError> {
-    config.validate()?;
-    let kvm = kvm::open(node)?;
+/// What a machine begins with: what it boots, or the state of another.
+pub(super) enum Begin<'a> {
+    Boot,
+    From {
+        snapshot: Box<Loaded>,
+        /// What is to be the reserved disk.
+        reserved_disk: Option<&'a Path>,
+    },
+}
+
+pub(super) fn assemble(
+    kvm: Kvm,
+    config: &MachineConfig,
+    io: MachineIo,
+    begin: Begin<'_>,
+) -> Result<Machine, MachineError> {
     let most = kvm.get_max_vcpus();
     if usize::try_from(config.cpus).is_ok_and(|cpus| cpus > most) {
         return Err(KvmError::Vcpus { asked: config.cpus, most }.into());
@@ -58,7 +73,10 @@ pub(super) fn assemble(node: &Path, config: &MachineConfig, io: MachineIo) -> Re
     if memory::regions(config.memory).iter().any(|(base, size)| (base + size) >> bits > 0) {
         return Err(KvmError::AddressWidth { mib: config.memory >> 20, bits }.into());
     }
-    let memory = memory::allocate_on(config.memory, config.memory_backing)?;
+    let memory = match &begin {
+        Begin::Boot => memory::allocate_on(config.memory, config.memory_backing)?,
+        Begin::From { snapshot, .. } => snapshot.memory(config)?,
+    };
     let power = PowerSwitch::new();
     let mut backends = Backends::new(power.clone(), io.serial);
     let console = match io.console {
@@ -70,20 +88,26 @@ pub(super) fn assemble(node: &Path, config: &MachineConfig, io: MachineIo) -> Re
         }
         None => None,
     };
-    let devices = virtio_devices(config, console, io.ports)?;
-    let entry = crate::boot::load(&memory, config, devices.len())?;
+    let devices = virtio_devices(config, console, io.ports, &begin)?;
+    let entry = match &begin {
+        Begin::Boot => Some(crate::boot::load(&memory, config, devices.len())?),
+        Begin::From { .. } => None,
+    };
 
     let vm = Vm::new(&kvm, config.irqchip)?;
     let bus = BusListener::default();
     let mmio = bus.published();
     let table = empty_table(&vm, bits, config.irqchip);
     let map = MemoryMap::new(table, memory.clone(), vec![vm.clone(), Arc::new(bus)])?;
+    let mut places = Checksum::new();
     if let Boot::Firmware { image } = &config.boot {
         let rom = crate::boot::firmware::read(image)?;
+        places.add(&rom.base.to_le_bytes());
+        places.add(&rom.bytes);
         map.add_rom("firmware ROM", rom.base, &rom.bytes)?;
     }
     let pio = port_bus(config.irqchip)?;
-    let mut wiring = Wiring { vm: &vm, irqchip: config.irqchip, pio, map: &map };
+    let mut wiring = Wiring { vm: &vm, irqchip: config.irqchip, pio, map: &map, parts: Vec::new() };
     let uart = wiring.serial(0, &config.com1, &mut backends)?;
     for (index, backend) in (1..).zip([&config.com2, &config.com3, &config.com4]) {
         if *backend != Backend::Absent {
@@ -91,7 +115,7 @@ pub(super) fn assemble(node: &Path, config: &MachineConfig, io: MachineIo) -> Re
         }
     }
     wiring.pio("i8042", I8042_PORT, 1, I8042::new(power.clone()))?;
-    wiring.pio("i8042", I8042_COMMAND, 1, I8042::new(power.clone()).command())?;
+    wiring.view("i8042", I8042_COMMAND, 1, I8042::new(power.clone()).command())?;
     wiring.pio("ACPI power", ACPI_SLEEP, 3, AcpiPower::new(power.clone()))?;
     wiring.pio("debug-exit", DEBUG_EXIT, 4, DebugExit::new(power.clone()))?;
     wiring.pio("POST", POST, 1, Post::new())?;
@@ -113,19 +137,43 @@ pub(super) fn assemble(node: &Path, config: &MachineConfig, io: MachineIo) -> Re
     }
     let doorbell = config.probe.then(|| wiring.probe(&memory)).transpose()?;
     let memory = Arc::new(memory);
-    let virtio = devices
+    let virtio: Vec<_> = devices
         .into_iter()
         .enumerate()
         .map(|(index, device)| wiring.virtio(index, device, &memory))
         .collect::<Result<_, _>>()?;
-    let buses = Buses { pio: wiring.pio, mmio, map: Arc::new(map) };
+    let Wiring { pio, parts, .. } = wiring;
+    for (space, bus) in [(b"pio ", &pio), (b"mmio", &*mmio.now())] {
+        places.add(space);
+        for (first, last, name) in bus.ranges() {
+            places.add(&[first.to_le_bytes(), last.to_le_bytes()].concat());
+            places.add(name.as_bytes());
+        }
+    }
+    let map = Arc::new(map);
+    let buses = Buses { pio, mmio, map: map.clone() };
     let unclaimed = if config.strict { Unclaimed::strict(config.allowed.clone()) } else { Arc::default() };
     let to = (buses, unclaimed.clone());
-    let vcpus = Ready::new(&kvm, vm, (config.cpus, config.irqchip), entry, to, power.clone())?;
+    let vcpus = Ready::new(&kvm, vm.clone(), (config.cpus, config.irqchip), entry, to, power.clone())?;
+    let restored = match begin {
+        Begin::Boot => None,
+        Begin::From { snapshot, reserved_disk } => {
+            vcpus.set_states(snapshot.time(), snapshot.vcpus())?;
+            let restored = snapshot.restore(&vm, &parts, places)?;
+            // Windows that had moved are where they were.
+            map.settle(|| ())?;
+            if let Some(reserved) = virtio.last().filter(|_| reserved_disk.is_some()) {
+                let reserved = reserved.lock().unwrap_or_else(PoisonError::into_inner);
+                reserved.config_changed().map_err(MachineError::Io)?;
+            }
+            Some(restored)
+        }
+    };
+    let saver = Saver { config: config.clone(), vm, parts, places, roms: map.roms(), map, kvm };
     let Backends { drains, ptys, .. } = backends;
     let teller = UnclaimedTeller::new(unclaimed);
     let fittings = Fittings { uart, virtio, drains, teller, served: None, events: None };
-    Ok(Machine { vcpus, power, fittings, panic_notice, nmi_mask, doorbell, ptys })
+    Ok(Machine { vcpus, power, fittings, panic_notice, nmi_mask, doorbell, ptys, saver, restored })
 }
 
 pub(super) fn check(config: &MachineConfig, and_load: bool) -> Result<(), MachineError> {
@@ -135,7 +183,8 @@ pub(super) fn check(config: &MachineConfig, and_load: bool) -> Result<(), Machin
     }
     if and_load {
         let memory = memory::allocate(config.memory)?;
-        crate::boot::load(&memory, config, config.disks.len() + 1)?;
+        let devices = config.disks.len() + 1 + usize::from(config.reserved_disk);
+        crate::boot::load(&memory, config, devices)?;
     }
     Ok(())
 }
@@ -151,11 +200,12 @@ fn port_bus(irqchip: bool) -> Result<Bus, BusError> {
     Ok(pio)
 }
 
-/// The virtio devices, in the order of their addresses: the console first, then the disks.
+/// The virtio devices, in the order of their addresses: the console first, then the disks, the reserved one last.
 fn virtio_devices(
     config: &MachineConfig,
     console: Option<ConsoleEnd>,
     ports: Vec<std::os::unix::net::UnixStream>,
+    begin: &Begin<'_>,
 ) -> Result<Vec<Box<dyn VirtioDevice>>, MachineError> {
     if config.ports.len() != ports.len() {
         let text = format!("{} port names and {} streams", config.ports.len(), ports.len());
@@ -168,9 +218,25 @@ fn virtio_devices(
         let named = config.ports.iter().cloned().zip(ports).collect();
         devices.push(Box::new(ConsoleDevice::new(end, named).map_err(MachineError::Io)?));
     }
-    for (disk, letter) in config.disks.iter().zip('a'..='z') {
-        let raw = RawDisk::open(&disk.path, disk.read_only)?;
-        devices.push(Box::new(BlockDevice::new(raw, format!("vd{letter}"))));
+    let mut names = ('a'..='z').map(|letter| format!("vd{letter}"));
+    for (disk, name) in config.disks.iter().zip(&mut names) {
+        let raw = match begin {
+            Begin::From { .. } if !disk.read_only => RawDisk::open_over(&disk.path)?,
+            _ => RawDisk::open(&disk.path, disk.read_only)?,
+        };
+        devices.push(Box::new(BlockDevice::new(raw, name)));
+    }
+    let reserved = match begin {
+        Begin::Boot => None,
+        Begin::From { reserved_disk, .. } => *reserved_disk,
+    };
+    match names.next().filter(|_| config.reserved_disk) {
+        Some(name) => {
+            let raw = reserved.map(|path| RawDisk::open(path, true)).transpose()?;
+            devices.push(Box::new(BlockDevice::reserved(raw, name)));
+        }
+        None if reserved.is_some() => return Err(SnapshotError::NoReservedDisk.into()),
+        None => {}
     }
     Ok(devices)
 }
@@ -237,6 +303,8 @@ struct Wiring<'a> {
     irqchip: bool,
     pio: Bus,
     map: &'a MemoryMap,
+    /// What is saved and restored of the machine, in order.
+    parts: Vec<Part>,
 }
 
 impl Wiring<'_> {
@@ -245,9 +313,26 @@ impl Wiring<'_> {
         name: &str,
         port: u16,
         size: u16,
+        device: impl BusDevice + Persist + 'static,
+    ) -> Result<(), MachineError> {
+        let device = Arc::new(Mutex::new(device));
+        self.part(name, device.clone());
+        Ok(self.pio.insert(name, (port.into(), size.into()), device)?)
+    }
+
+    /// Another range of a device that is a part already.
+    fn view(
+        &mut self,
+        name: &str,
+        port: u16,
+        size: u16,
         device: impl BusDevice + 'static,
     ) -> Result<(), MachineError> {
         Ok(self.pio.insert(name, (port.into(), size.into()), Arc::new(Mutex::new(device)))?)
+    }
+
+    fn part(&mut self, name: &str, device: Arc<Mutex<dyn Persist>>) {
+        self.parts.push((name.to_owned(), device));
     }
 
     /// COM1 and up, by `index` from 0.
@@ -264,6 +349,7 @@ impl Wiring<'_> {
         let Connected { out, source } = backends.open(&name, backend)?;
         let uart = Arc::new(Mutex::new(Uart::new(self.line(*gsi)?, out)));
         backends.attend(&name, &uart, source)?;
+        self.part(&name, uart.clone());
         self.pio.insert(&name, (u64::from(*port), 8), uart.clone())?;
         Ok(uart)
     }
@@ -282,6 +368,7 @@ impl Wiring<'_> {
             if *backend != Backend::Nothing {
                 backends.hold(console.clone(), None);
             }
+            self.part(name, console.clone());
             self.pio.insert(name, (port.into(), 1), console)?;
         }
         Ok(())
@@ -302,9 +389,14 @@ impl Wiring<'_> {
     fn cells(&mut self) -> Result<(), MachineError> {
         let size = u64::from(PROBE_CELLS_SIZE / 2);
         for (offset, width) in [(0, Width::Byte), (size, Width::Double)] {
-            let cells = || Arc::new(Mutex::new(Cells::new(width)));
-            self.pio.insert("probe cells", (u64::from(PROBE_CELLS_PIO) + offset, size), cells())?;
-            self.window("probe cells", PROBE_CELLS_MMIO + offset, Window::new(size, cells()))?;
+            let mut cells = |space: &str| {
+                let cells = Arc::new(Mutex::new(Cells::new(width)));
+                self.part(&format!("probe cells of {} bytes, {space}", width.bytes()), cells.clone());
+                cells
+            };
+            let (ports, memory) = (cells("PIO"), cells("MMIO"));
+            self.pio.insert("probe cells", (u64::from(PROBE_CELLS_PIO) + offset, size), ports)?;
+            self.window("probe cells", PROBE_CELLS_MMIO + offset, Window::new(size, memory))?;
         }
         Ok(())
     }
@@ -314,6 +406,7 @@ impl Wiring<'_> {
         let lines = TestLines::new(self.vm.clone());
         self.pio("testdev lines", TESTDEV_IRQ, TESTDEV_IRQ_SIZE, lines)?;
         let mmio = Arc::new(Mutex::new(TestMemory::new()));
+        self.part("testdev memory", mmio.clone());
         self.window("testdev memory", TESTDEV_MMIO, Window::new(TESTDEV_MMIO_SIZE, mmio))
     }
 
@@ -330,8 +423,8 @@ impl Wiring<'_> {
     fn probe(&mut self, memory: &GuestMemory) -> Result<Doorbells, MachineError> {
         let doorbells = Doorbells::new().map_err(MachineError::Io)?;
         let probe = self.bare_probe(memory)?;
-        self.pio("probe", PROBE_PIO, PROBE_PIO_SIZE, probe.pio())?;
-        self.pio("probe", PROBE_STREAM_PIO, PROBE_STREAM_PIO_SIZE, probe.stream())?;
+        self.view("probe", PROBE_PIO, PROBE_PIO_SIZE, probe.pio())?;
+        self.view("probe", PROBE_STREAM_PIO, PROBE_STREAM_PIO_SIZE, probe.stream())?;
         self.vm.coalesce(IoEventAddress::Pio(PROBE_STREAM_PIO.into()), STREAM_SIZE)?;
         let zone = Zone { offset: STREAM.into(), size: STREAM_SIZE };
         let mmio = Window::new(PROBE_MMIO_SIZE, Arc::new(Mutex::new(probe.mmio())));
@@ -343,6 +436,7 @@ impl Wiring<'_> {
         let movable = Window::new(PROBE_WINDOW_SIZE, Arc::new(Mutex::new(device)));
         let movable = Window { doorbells: vec![bell], zones: vec![zone], mover: Some(mover), ..movable };
         self.window("probe window", PROBE_WINDOW, movable)?;
+        self.part("probe", probe.part());
         self.cells()?;
         Ok(doorbells)
     }
@@ -371,6 +465,7 @@ impl Wiring<'_> {
         let doorbells = (0..).zip(transport.kicks().iter().cloned()).map(bell).collect();
         let name = transport.name();
         let transport = Arc::new(Mutex::new(transport));
+        self.part(&name, transport.clone());
         let window = Window::new(VIRTIO_MMIO_SIZE, transport.clone());
         self.window(&name, base, Window { doorbells, ..window })?;
         Ok(transport)

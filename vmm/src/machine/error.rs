@@ -10,6 +10,7 @@ use crate::config::ConfigError;
 use crate::control::EndpointError;
 use crate::kvm::KvmError;
 use crate::memory::{MapError, MemoryError};
+use crate::snapshot::SnapshotError;
 
 /// A machine that could not be built or started.
 #[derive(Debug, thiserror::Error)]
@@ -41,9 +42,21 @@ pub enum MachineError {
     /// Guest RAM can't be had.
     #[error(transparent)]
     Memory(#[from] MemoryError),
+    /// The snapshot that it is to go on from is of no use.
+    #[error(transparent)]
+    Snapshot(Box<SnapshotError>),
     /// Threads or descriptors can't be had.
     #[error("the host refused what the machine needs")]
     Io(#[source] io::Error),
+}
+
+impl From<SnapshotError> for MachineError {
+    fn from(error: SnapshotError) -> Self {
+        match error {
+            SnapshotError::Machine(error) => *error,
+            error => Self::Snapshot(Box::new(error)),
+        }
+    }
 }
 
 impl MachineError {

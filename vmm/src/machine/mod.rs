@@ -28,9 +28,12 @@ use crate::device::probe::Doorbells;
 use crate::device::pvpanic::PanicNotice;
 use crate::device::rtc::NmiMask;
 use crate::event_loop::EventLoop;
-use crate::kvm::KVM_NODE;
+use crate::kvm::{self, KVM_NODE};
 use crate::outcome::PowerSwitch;
+pub use crate::snapshot::RestoreIo;
+use crate::snapshot::{Loaded, Restored, Saver, SnapshotError};
 use crate::vcpu::Ready;
+use assembly::Begin;
 use fittings::Fittings;
 
 /// The host's ends of what a machine is connected to.
@@ -52,6 +55,9 @@ pub struct Machine {
     nmi_mask: NmiMask,
     doorbell: Option<Doorbells>,
     ptys: Vec<(String, PathBuf)>,
+    saver: Saver,
+    /// What is left to be done of a restore when it starts.
+    restored: Option<Restored>,
 }
 
 impl Machine {
@@ -69,28 +75,69 @@ impl Machine {
     /// # Errors
     /// See [`MachineError`].
     pub fn new_on(node: &Path, config: &MachineConfig, io: MachineIo) -> Result<Self, MachineError> {
+        config.validate()?;
         // First: who wants a name that is taken has not touched anything else yet.
         let endpoint = config.name.as_deref().map(Endpoint::open).transpose()?;
-        let mut machine = assembly::assemble(node, config, io)?;
-        machine.controller().set_kvm_node(node.to_owned());
-        machine.controller().set_nmi_mask(&machine.nmi_mask);
-        if let Boot::Kernel { kernel, .. } = &config.boot {
-            machine.controller().set_kernel(kernel.clone());
-        }
-        if let Some(endpoint) = endpoint {
-            let subject = Subject::new(
-                endpoint.name().to_owned(),
-                machine.controller(),
-                config.memory,
-                machine.fittings.uart.clone(),
-                machine.panic_notice(),
-                endpoint.debugger_socket().to_owned(),
-            );
-            let events = machine.event_loop().map_err(MachineError::Io)?;
-            machine.fittings.served =
-                Some(Served::start(&events, endpoint, subject).map_err(MachineError::Io)?);
-        }
+        let mut machine = assembly::assemble(kvm::open(node)?, config, io, Begin::Boot)?;
+        machine.introduce(node, &config.boot);
+        machine.serve(endpoint, config.memory)?;
         Ok(machine)
+    }
+
+    /// Builds a machine that goes on from the snapshot in `folder` ([`Running::save`]), as if no time had passed. It is as
+    /// ready to run as a new one: who wants to look at it first holds it before its start. What the snapshot's configuration says of files is as it was when the first machine was built: serial ports and consoles are opened
+    /// anew, and a kernel is not read again.
+    ///
+    /// Its RAM is private and on small pages, whatever its configuration says, and what it writes to disks is lost with it.
+    ///
+    /// # Errors
+    /// See [`SnapshotError`]; [`SnapshotError::is_stale`] tells whether the snapshot is of no use any more.
+    pub fn restore(folder: &Path, io: RestoreIo) -> Result<Self, SnapshotError> {
+        Self::restore_on(Path::new(KVM_NODE), folder, io)
+    }
+
+    /// As [`Machine::restore`], on the KVM at `node`.
+    ///
+    /// # Errors
+    /// As [`Machine::restore`].
+    pub fn restore_on(node: &Path, folder: &Path, io: RestoreIo) -> Result<Self, SnapshotError> {
+        let kvm = kvm::open(node)?;
+        let snapshot = Loaded::open(&kvm, folder)?;
+        let RestoreIo { name, serial, console, ports, reserved_disk } = io;
+        let config = MachineConfig { name, ..snapshot.config().clone() };
+        config.validate().map_err(MachineError::from)?;
+        let endpoint = config.name.as_deref().map(Endpoint::open).transpose().map_err(MachineError::from)?;
+        let begin = Begin::From { snapshot: Box::new(snapshot), reserved_disk: reserved_disk.as_deref() };
+        let mut machine = assembly::assemble(kvm, &config, MachineIo { serial, console, ports }, begin)?;
+        machine.introduce(node, &config.boot);
+        machine.serve(endpoint, config.memory)?;
+        Ok(machine)
+    }
+
+    /// Tells its controller what else those who look at the machine may want of it.
+    fn introduce(&self, node: &Path, boot: &Boot) {
+        let controller = self.controller();
+        controller.set_kvm_node(node.to_owned());
+        controller.set_nmi_mask(&self.nmi_mask);
+        if let Boot::Kernel { kernel, .. } = boot {
+            controller.set_kernel(kernel.clone());
+        }
+    }
+
+    /// Has the machine controlled by its name, if it has one, from now on.
+    fn serve(&mut self, endpoint: Option<Endpoint>, memory: u64) -> Result<(), MachineError> {
+        let Some(endpoint) = endpoint else { return Ok(()) };
+        let subject = Subject::new(
+            endpoint.name().to_owned(),
+            self.controller(),
+            memory,
+            self.fittings.uart.clone(),
+            self.panic_notice(),
+            endpoint.debugger_socket().to_owned(),
+        );
+        let events = self.event_loop().map_err(MachineError::Io)?;
+        self.fittings.served = Some(Served::start(&events, endpoint, subject).map_err(MachineError::Io)?);
+        Ok(())
     }
 
     /// The machine's event loop, which runs from now on until the machine's end, or until all who have it let go of it.
@@ -158,7 +205,10 @@ impl Machine {
     pub fn start(self) -> Result<Running, MachineError> {
         let began = Instant::now();
         let controller = self.vcpus.controller();
+        if let Some(Restored { time, vcpus }) = &self.restored {
+            self.vcpus.set_time(time, vcpus)?;
+        }
         let threads = self.vcpus.start(began).map_err(MachineError::Io)?;
-        Ok(Running::new(threads, controller, self.power, self.fittings))
+        Ok(Running::new(threads, controller, self.power, self.fittings, self.saver))
     }
 }

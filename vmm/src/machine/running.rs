@@ -1,5 +1,6 @@
 //! A machine that runs, until it ends.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::fittings::Fittings;
@@ -7,8 +8,9 @@ use super::outlet::LostOutput;
 use crate::device::uart::SerialInput;
 use crate::dump::VcpuDump;
 use crate::outcome::{Outcome, PowerSwitch};
+use crate::snapshot::{Saver, SnapshotError};
 use crate::trace::Trace;
-use crate::vcpu::{ControlError, Controller, Idle, MachineState, VcpuThread};
+use crate::vcpu::{ControlError, Controller, Idle, MachineState, Owner, VcpuThread};
 
 /// How often a machine that runs is looked at: for half a line that waits in the UART, and for processors that
 /// sleep for ever.
@@ -20,6 +22,7 @@ pub struct Running {
     controller: Controller,
     power: PowerSwitch,
     fittings: Fittings,
+    saver: Saver,
 }
 
 /// How a machine ended, and what it did.
@@ -52,8 +55,9 @@ impl Running {
         controller: Controller,
         power: PowerSwitch,
         fittings: Fittings,
+        saver: Saver,
     ) -> Self {
-        Self { threads, controller, power, fittings }
+        Self { threads, controller, power, fittings, saver }
     }
 
     /// A handle that ends the machine.
@@ -94,6 +98,21 @@ impl Running {
     #[must_use]
     pub fn serial_input(&self) -> SerialInput {
         SerialInput::new(self.fittings.uart.clone())
+    }
+
+    /// Saves the machine to the new folder `to`, for machines that go on from there ([`super::Machine::restore`]), and
+    /// ends it as [`Outcome::Stopped`]: those go on, this one does not. Whoever holds it keeps it where it is; nobody
+    /// needs to. The folder is there whole, or not at all.
+    ///
+    /// # Errors
+    /// See [`SnapshotError`]. The machine has ended then as well.
+    pub fn save(mut self, to: &Path) -> Result<Ended, SnapshotError> {
+        let owner = Owner::new("snapshot");
+        self.controller.hold(&owner)?;
+        self.controller.keep_debuggers_out(&owner)?;
+        self.saver.save(&self.controller, to)?;
+        let (trace, dumps, lost) = self.end();
+        Ok(Ended { outcome: Outcome::Stopped, trace, dumps, lost })
     }
 
     /// Waits for the machine's end, or ends it at `deadline`, which is put off by the time for which the machine is held

@@ -126,6 +126,11 @@ impl MemoryMap {
         MemoryView::new(self.ram.clone(), self.lock().roms())
     }
 
+    /// The ROMs that there are now, and where.
+    pub(crate) fn roms(&self) -> Vec<(u64, Arc<Rom>)> {
+        self.lock().roms()
+    }
+
     /// A mover for a window that is to be put in the map.
     pub(crate) fn mover(&self) -> Arc<Mover> {
         Arc::new(Mover::new(self.requests.clone()))
@@ -200,7 +205,7 @@ impl MemoryMap {
                 table.place(id, base);
                 Ok(())
             });
-            mover.answer(moved.is_ok());
+            mover.answer(moved.is_ok().then_some(base));
             if let Err(error @ MapError::Broken { .. }) = moved {
                 return Err(error);
             }

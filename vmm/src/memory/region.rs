@@ -148,11 +148,13 @@ pub(crate) struct Mover {
     requests: Arc<Requests>,
     asked: Mutex<Option<Option<u64>>>,
     refused: AtomicBool,
+    /// Where the last request that was granted put the window.
+    placed: Mutex<Option<Option<u64>>>,
 }
 
 impl Mover {
     pub(super) fn new(requests: Arc<Requests>) -> Self {
-        Self { requests, asked: Mutex::default(), refused: AtomicBool::new(false) }
+        Self { requests, asked: Mutex::default(), refused: AtomicBool::new(false), placed: Mutex::default() }
     }
 
     /// Asks for the window to begin at `base`, or to be nowhere. Where that can't be, because something else is there, it stays
@@ -171,7 +173,16 @@ impl Mover {
         self.asked.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    pub(super) fn answer(&self, moved: bool) {
-        self.refused.store(!moved, Ordering::Release);
+    /// The request was granted, for the place `moved`, or refused.
+    pub(super) fn answer(&self, moved: Option<Option<u64>>) {
+        self.refused.store(moved.is_none(), Ordering::Release);
+        if moved.is_some() {
+            *self.placed.lock().unwrap_or_else(PoisonError::into_inner) = moved;
+        }
+    }
+
+    /// Where the window is, if it has been moved; where it is nowhere, none.
+    pub(crate) fn placed(&self) -> Option<Option<u64>> {
+        *self.placed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -15,6 +15,7 @@ use crate::device::rtc::NmiMask;
 use crate::dump::VcpuDump;
 use crate::memory::{GuestMemory, MapError};
 use crate::outcome::Outcome;
+use crate::snapshot::SnapshotError;
 use crate::trace::Trace;
 
 /// What could not be done with a machine.
@@ -331,6 +332,16 @@ impl Controller {
         told: impl Fn(&VcpuStop) -> bool + Send + Sync + 'static,
     ) -> Result<(), ControlError> {
         self.0.attach(Debugger { owner: owner.clone(), told: Arc::new(told) })
+    }
+
+    /// Has no debugger attach from now on; `owner` holds the machine.
+    ///
+    /// # Errors
+    /// [`SnapshotError::Debugged`]: there is one, or what one wanted is still in place. Or as [`Controller::run_on_vcpu`].
+    pub(crate) fn keep_debuggers_out(&self, owner: &Owner) -> Result<(), SnapshotError> {
+        self.attach_debugger(owner, |_| false).map_err(|_| SnapshotError::Debugged)?;
+        let wanted = self.on_all(|_, hands| hands.debug.wanted())?;
+        if wanted.contains(&true) { Err(SnapshotError::Debugged) } else { Ok(()) }
     }
 
     /// Where the machine's debuggers are listened for, as gdb takes it; who opens or closes that door holds this.

@@ -17,6 +17,13 @@ pub(super) fn supported(kvm: &Kvm) -> Result<CpuId, KvmError> {
     kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(KvmError::refused("KVM_GET_SUPPORTED_CPUID"))
 }
 
+/// The first vCPU's, on a machine that has no other.
+pub(crate) fn of_first(kvm: &Kvm) -> Result<CpuId, KvmError> {
+    let mut cpuid = supported(kvm)?;
+    adapt(&mut cpuid, kvm, 0, 1)?;
+    Ok(cpuid)
+}
+
 /// Makes `cpuid` that of vCPU `index` of `cpus`.
 pub(super) fn adapt(cpuid: &mut CpuId, kvm: &Kvm, index: u32, cpus: u32) -> Result<(), KvmError> {
     let tsc_deadline = kvm.check_extension(Cap::TscDeadlineTimer);

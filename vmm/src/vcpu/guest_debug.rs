@@ -122,6 +122,11 @@ impl GuestDebug {
         self.apply(vcpu, if exception == BP { KVM_GUESTDBG_INJECT_BP } else { KVM_GUESTDBG_INJECT_DB })
     }
 
+    /// Whether a debugger wants anything.
+    pub(super) fn wanted(&self) -> bool {
+        self.wanted != DebugRequest::default()
+    }
+
     pub(super) fn traced(&self) -> bool {
         self.traced
     }

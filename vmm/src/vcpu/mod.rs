@@ -23,6 +23,7 @@ pub use control::MachineState;
 #[cfg(fuzzing)]
 pub(crate) use controller::unstarted;
 pub use controller::{ControlError, Controller};
+pub(crate) use cpuid::of_first as cpuid_of_first;
 pub(crate) use guest_debug::BP;
 pub use guest_debug::{DebugRequest, DebugStop, Trap, VcpuStop};
 pub use hold::Owner;

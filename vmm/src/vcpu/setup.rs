@@ -65,17 +65,20 @@ pub enum EntryState {
     },
 }
 
-/// Sets up what every vCPU has, whatever it enters.
-pub(super) fn common(
+/// Tells a vCPU what its `CPUID` says.
+pub(super) fn processor(
     vcpu: &VcpuFd,
     kvm: &Kvm,
     base: &CpuId,
     (index, cpus): (u32, u32),
-    irqchip: bool,
 ) -> Result<(), KvmError> {
     let mut own = base.clone();
     cpuid::adapt(&mut own, kvm, index, cpus)?;
-    vcpu.set_cpuid2(&own).map_err(KvmError::refused("KVM_SET_CPUID2"))?;
+    vcpu.set_cpuid2(&own).map_err(KvmError::refused("KVM_SET_CPUID2"))
+}
+
+/// Sets up what every vCPU has beside that, whatever it enters.
+pub(super) fn common(vcpu: &VcpuFd, irqchip: bool) -> Result<(), KvmError> {
     let entries = [MISC_ENABLE, MTRR_DEF_TYPE].map(|(index, data)| kvm_msr_entry {
         index,
         data,

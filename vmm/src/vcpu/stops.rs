@@ -86,11 +86,9 @@ impl Stops<'_> {
         hear(self.control, hands, &VcpuStop::Debug(stop)) == Some(true)
     }
 
-    /// Finds out whose a write to [`super::guest_debug::TRAP_PORT`] is: if it is a debugger's breakpoint, the machine is held.
+    /// Finds out whose a write to [`super::guest_debug::TRAP_PORT`] is that may be a debugger's breakpoint: if it is one, the
+    /// machine is held.
     pub(super) fn trap(&self, hands: &mut Hands<'_>, cpu: u32) -> Result<Trapped, End> {
-        if !hands.debug.traps() {
-            return Ok(Trapped::Guests(None));
-        }
         // KVM steps over the instruction as late as it enters the guest again, or has done so by now: after this it has.
         kick::call_back(hands.vcpu);
         let step = match hands.vcpu.run() {

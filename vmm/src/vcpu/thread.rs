@@ -19,11 +19,13 @@ use super::pages::SharedPages;
 use super::ring::Ring;
 use super::run::{self, Next};
 use super::setup::{self, EntryState};
+use super::state::VcpuState;
 use super::stops::{End, Stops, Trapped, hear};
 use crate::bus::{Seen, Unclaimed};
 use crate::dump::VcpuDump;
 use crate::kvm::{KvmError, Vm};
 use crate::outcome::{Outcome, PowerSwitch};
+use crate::snapshot::{SnapshotError, Time};
 use crate::trace::{Recorder, VcpuTrace};
 
 /// RFLAGS: maskable interrupts are taken.
@@ -63,7 +65,7 @@ pub(crate) struct VcpuThread {
 /// What the threads of a machine have in common.
 struct Group {
     /// It must outlive its vCPUs: it holds the memory that they run in.
-    _vm: Arc<Vm>,
+    vm: Arc<Vm>,
     outside: Outside,
     power: PowerSwitch,
     control: Arc<Control>,
@@ -91,12 +93,13 @@ pub(crate) struct Ready {
 }
 
 impl Ready {
-    /// Makes the vCPUs of a machine; the first is put at `entry`, the others wait for their start-up interrupt.
+    /// Makes the vCPUs of a machine; the first is put at `entry`, the others wait for their start-up interrupt. Without
+    /// `entry` each waits for a state ([`Ready::set_states`]).
     pub(crate) fn new(
         kvm: &Kvm,
         vm: Arc<Vm>,
         (cpus, irqchip): (u32, bool),
-        entry: EntryState,
+        entry: Option<EntryState>,
         (buses, unclaimed): (Buses, Arc<Unclaimed>),
         power: PowerSwitch,
     ) -> Result<Self, KvmError> {
@@ -104,9 +107,12 @@ impl Ready {
         let vcpus = (0..cpus)
             .map(|index| {
                 let vcpu = vm.create_vcpu(index)?;
-                setup::common(&vcpu, kvm, &cpuid, (index, cpus), irqchip)?;
-                if index == 0 {
-                    setup::enter(&vcpu, entry)?;
+                setup::processor(&vcpu, kvm, &cpuid, (index, cpus))?;
+                if let Some(entry) = entry {
+                    setup::common(&vcpu, irqchip)?;
+                    if index == 0 {
+                        setup::enter(&vcpu, entry)?;
+                    }
                 }
                 Ok(vcpu)
             })
@@ -124,13 +130,27 @@ impl Ready {
         let msrs = kvm.get_msr_index_list().map_err(KvmError::refused("KVM_GET_MSR_INDEX_LIST"))?;
         let control = Control::new(cpus, power.clone(), map, msrs.as_slice().into());
         let control = Arc::new(control);
-        let group = Group { _vm: vm, outside, power, control };
+        let group = Group { vm, outside, power, control };
         Ok(Self { group: Arc::new(group), vcpus })
     }
 
     /// The handle that controls these vCPUs.
     pub(crate) fn controller(&self) -> Controller {
         Controller(self.group.control.clone())
+    }
+
+    /// Gives each vCPU the state that it had in a machine that was saved, but for the time: that is the last.
+    pub(crate) fn set_states(&self, time: &Time, states: &[VcpuState]) -> Result<(), SnapshotError> {
+        for (cpu, (vcpu, state)) in (0..).zip(self.vcpus.iter().zip(states)) {
+            time.set_speed(&self.group.vm, vcpu)?;
+            state.set_on_new(vcpu).map_err(|source| SnapshotError::Vcpu { cpu, source })?;
+        }
+        Ok(())
+    }
+
+    /// Has time go on from where it was; the vCPUs are to be started next.
+    pub(crate) fn set_time(&self, time: &Time, states: &[VcpuState]) -> Result<(), SnapshotError> {
+        time.set(&self.group.vm, &self.vcpus, states)
     }
 
     /// Starts the threads; each is in place, and can be called back, before any enters the guest.
@@ -246,6 +266,10 @@ fn turn(
         Next::GoOn => return Ok(()),
         Next::Called => {}
         Next::Debug(stop) => return stops.debug(hands, stop),
+        Next::Trap(value) if !hands.debug.traps() => {
+            // With no debugger it is a port like any other.
+            return outside.write_port(mmio, hands.recorder, (index, TRAP_PORT), value);
+        }
         Next::Trap(value) => {
             if let Trapped::Guests(step) = stops.trap(hands, index)? {
                 outside.write_port(mmio, hands.recorder, (index, TRAP_PORT), value)?;

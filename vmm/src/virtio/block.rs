@@ -5,11 +5,17 @@ use std::sync::Arc;
 
 use rustix::event::{PollFd, PollFlags, poll};
 
-use super::device::{Activation, FEATURE_EVENT_IDX, FEATURE_INDIRECT_DESC, VirtioDevice, read_config_bytes};
+use virtio_queue::Queue;
+
+use super::device::{
+    Activation, FEATURE_EVENT_IDX, FEATURE_INDIRECT_DESC, Rested, VirtioDevice, read_config_bytes,
+};
 use super::ring::{Ring, RingError};
 use super::worker::{Stop, Worker};
 use crate::block::{RawDisk, SECTOR};
 use crate::memory::GuestMemory;
+use crate::snapshot::PersistError;
+use crate::snapshot::persist::from_value;
 
 mod request;
 #[cfg(test)]
@@ -29,21 +35,34 @@ const FEATURE_FLUSH: u64 = 1 << 9;
 
 /// A disk as the guest sees it.
 pub struct BlockDevice {
-    disk: Arc<RawDisk>,
+    /// None: a read-only disk of no sectors, whose place another can take in a machine that is restored.
+    disk: Option<Arc<RawDisk>>,
     name: String,
     config: [u8; 24],
-    worker: Option<Worker<()>>,
+    worker: Option<Worker<Queue>>,
+    reserved: bool,
 }
 
 impl BlockDevice {
     /// A device on `disk`; `name` (such as `vda`) is its serial number too.
     #[must_use]
     pub fn new(disk: RawDisk, name: String) -> Self {
+        Self::with(Some(disk), name, false)
+    }
+
+    /// A device with `disk`, which is only read, or without any.
+    #[must_use]
+    pub fn reserved(disk: Option<RawDisk>, name: String) -> Self {
+        Self::with(disk, name, true)
+    }
+
+    fn with(disk: Option<RawDisk>, name: String, reserved: bool) -> Self {
         let mut config = [0; 24];
-        config[0..8].copy_from_slice(&(disk.size() / SECTOR).to_le_bytes());
+        let sectors = disk.as_ref().map_or(0, RawDisk::size) / SECTOR;
+        config[0..8].copy_from_slice(&sectors.to_le_bytes());
         config[12..16].copy_from_slice(&SEG_MAX.to_le_bytes());
         config[20..24].copy_from_slice(&512_u32.to_le_bytes());
-        Self { disk: Arc::new(disk), name, config, worker: None }
+        Self { disk: disk.map(Arc::new), name, config, worker: None, reserved }
     }
 }
 
@@ -57,7 +76,7 @@ impl VirtioDevice for BlockDevice {
     }
 
     fn features(&self) -> u64 {
-        let read_only = if self.disk.read_only() { FEATURE_RO } else { 0 };
+        let read_only = if self.disk.as_ref().is_none_or(|disk| disk.read_only()) { FEATURE_RO } else { 0 };
         let ring = FEATURE_EVENT_IDX | FEATURE_INDIRECT_DESC;
         FEATURE_SEG_MAX | FEATURE_BLK_SIZE | FEATURE_FLUSH | ring | read_only
     }
@@ -76,11 +95,13 @@ impl VirtioDevice for BlockDevice {
         let Activation { memory, queues, interrupt, .. } = activation;
         let queue = queues.into_iter().next().ok_or_else(|| io::Error::other("virtio-blk has no queue"))?;
         let ring = Ring::new(queue, &memory, &interrupt);
-        let server = Server::new(Arc::clone(&self.disk), &self.name);
+        let server = Server::new(self.disk.clone(), &self.name);
         let body = move |stop: Stop| {
-            if serve(ring, server, &memory, &stop).is_err() {
+            let mut ring = ring;
+            if serve(&mut ring, server, &memory, &stop).is_err() {
                 interrupt.fail();
             }
+            ring.into_queue()
         };
         self.worker = Some(Worker::spawn(format!("virtio-{}", self.name), body)?);
         Ok(())
@@ -92,10 +113,31 @@ impl VirtioDevice for BlockDevice {
         }
     }
 
+    fn rest(&mut self) -> Result<Rested, PersistError> {
+        let kept = |what: &str| Err(PersistError::Refused(what.to_owned()));
+        match &self.disk {
+            Some(disk) if disk.is_ahead_of_its_file() => {
+                return kept("what was written since the machine was restored is in memory alone");
+            }
+            Some(_) if self.reserved => return kept("a file has taken the reserved disk's place"),
+            _ => {}
+        }
+        let queues = match self.worker.take().map(Worker::rest) {
+            None => None,
+            Some(Some(queue)) => Some(vec![queue]),
+            Some(None) => return Err(PersistError::Refused("its thread panicked".to_owned())),
+        };
+        Ok(Rested { queues, state: serde_json::Value::Null })
+    }
+
+    fn take_on(&mut self, state: serde_json::Value) -> Result<(), PersistError> {
+        from_value::<()>(state)
+    }
+
     fn stop(&mut self) {
         self.reset();
         // Nobody is left to tell of a failure; the guest's own flushes reported theirs.
-        let _ = self.disk.flush();
+        let _ = self.disk.as_ref().map(|disk| disk.flush());
     }
 }
 
@@ -106,7 +148,7 @@ impl Drop for BlockDevice {
 }
 
 /// Serves the queue until it is told to stop or the driver breaks a rule.
-fn serve(mut ring: Ring, mut server: Server, memory: &GuestMemory, stop: &Stop) -> Result<(), RingError> {
+fn serve(ring: &mut Ring, mut server: Server, memory: &GuestMemory, stop: &Stop) -> Result<(), RingError> {
     while !stop.requested() {
         while let Some(chain) = ring.pop()? {
             let used = server.serve(memory, &chain, stop)?;

@@ -4,18 +4,21 @@ use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 
-use super::device::{Activation, FEATURE_EVENT_IDX, VirtioDevice, read_config_bytes};
+use super::device::{Activation, FEATURE_EVENT_IDX, Rested, VirtioDevice, read_config_bytes};
 use super::ring::Ring;
 use super::worker::{Stop, Worker};
+use crate::snapshot::PersistError;
 
 mod control;
 mod port;
 mod serve;
+mod state;
 #[cfg(test)]
 mod tests;
 
 use port::{Host, Port};
-use serve::Server;
+use serve::{Left, Server};
+use state::Active;
 
 const DEVICE_TYPE: u32 = 3;
 const QUEUE_SIZE: u16 = 128;
@@ -44,7 +47,9 @@ pub struct ConsoleDevice {
     has_console: bool,
     queue_sizes: Vec<u16>,
     config: [u8; CONFIG_LEN],
-    worker: Option<Worker<Vec<Option<Host>>>>,
+    worker: Option<Worker<Left>>,
+    /// What the next worker goes on from.
+    taken_on: Option<Active>,
 }
 
 impl ConsoleDevice {
@@ -65,7 +70,22 @@ impl ConsoleDevice {
         let queues = if slots.len() > 1 { 2 * (slots.len() + 1) } else { 2 };
         let mut config = [0; CONFIG_LEN];
         config[4..8].copy_from_slice(&u32::try_from(slots.len()).unwrap_or(u32::MAX).to_le_bytes());
-        Ok(Self { slots, has_console, queue_sizes: vec![QUEUE_SIZE; queues], config, worker: None })
+        Ok(Self {
+            slots,
+            has_console,
+            queue_sizes: vec![QUEUE_SIZE; queues],
+            config,
+            worker: None,
+            taken_on: None,
+        })
+    }
+}
+
+impl ConsoleDevice {
+    fn take_back(&mut self, hosts: Vec<Option<Host>>) {
+        for (slot, host) in self.slots.iter_mut().zip(hosts) {
+            slot.host = host;
+        }
     }
 }
 
@@ -110,17 +130,31 @@ impl VirtioDevice for ConsoleDevice {
                 control = rings.next().zip(rings.next());
             }
         }
-        let server = Server::new(ports, control, memory);
+        let mut server = Server::new(ports, control, memory);
+        if let Some(state) = self.taken_on.take() {
+            server.take_on(state);
+        }
         let body = move |stop: Stop| server.run(&stop, &interrupt);
         self.worker = Some(Worker::spawn("virtio-console".to_owned(), body)?);
         Ok(())
     }
 
     fn reset(&mut self) {
-        let Some(hosts) = self.worker.take().and_then(Worker::stop) else { return };
-        for (slot, host) in self.slots.iter_mut().zip(hosts) {
-            slot.host = host;
-        }
+        let Some(left) = self.worker.take().and_then(Worker::stop) else { return };
+        self.take_back(left.hosts);
+    }
+
+    fn rest(&mut self) -> Result<Rested, PersistError> {
+        let Some(worker) = self.worker.take() else {
+            return Ok(Rested { queues: None, state: self.state(None)? });
+        };
+        let left = worker.rest().ok_or_else(|| PersistError::Refused("its thread panicked".to_owned()))?;
+        self.take_back(left.hosts);
+        Ok(Rested { queues: Some(left.queues), state: self.state(Some(left.state))? })
+    }
+
+    fn take_on(&mut self, state: serde_json::Value) -> Result<(), PersistError> {
+        self.take_on_state(state)
     }
 
     fn stop(&mut self) {

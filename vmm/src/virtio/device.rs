@@ -9,6 +9,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::irq::Interrupt;
 use crate::memory::GuestMemory;
+use crate::snapshot::PersistError;
 
 /// `VIRTIO_F_INDIRECT_DESC`: a chain may lie in a table of its own, so that it takes one descriptor of the queue.
 pub const FEATURE_INDIRECT_DESC: u64 = 1 << 28;
@@ -38,10 +39,30 @@ pub trait VirtioDevice: Send {
     fn activate(&mut self, activation: Activation) -> io::Result<()>;
     /// Stops and joins the worker and goes back to the initial state. Does nothing to an idle device.
     fn reset(&mut self);
+    /// Ends the worker between two requests, so that another device can go on from there: nothing is lost, nothing will
+    /// be done twice. The device serves no more.
+    ///
+    /// # Errors
+    /// The worker is gone.
+    fn rest(&mut self) -> Result<Rested, PersistError>;
+    /// Takes on the state that [`VirtioDevice::rest`] of such a device gave; if that one had a worker, a call of
+    /// [`VirtioDevice::activate`] follows, with the queues as it left them.
+    ///
+    /// # Errors
+    /// It is no such state.
+    fn take_on(&mut self, state: serde_json::Value) -> Result<(), PersistError>;
     /// Ends the device for good: the machine is over.
     fn stop(&mut self) {
         self.reset();
     }
+}
+
+/// What is left of a device's work.
+pub struct Rested {
+    /// The queues as the worker left them, from the first on; none if there was no worker.
+    pub queues: Option<Vec<Queue>>,
+    /// The device's own state.
+    pub state: serde_json::Value,
 }
 
 /// All that a device gets when the driver is ready.
@@ -119,6 +140,16 @@ impl InterruptSource {
 
     pub(super) fn acknowledge(&self, bits: u32) {
         self.status.fetch_and(!bits, Ordering::AcqRel);
+    }
+
+    /// Takes on what another source of the same device had pending, and raises it again: one edge more harms nobody.
+    pub(super) fn take_on(&self, status: u32, generation: u32, failed: bool) -> io::Result<()> {
+        self.generation.store(generation, Ordering::Release);
+        self.failed.store(failed, Ordering::Release);
+        match status & (USED | CONFIG) {
+            0 => Ok(()),
+            bits => self.raise(bits),
+        }
     }
 
     pub(super) fn generation(&self) -> u32 {

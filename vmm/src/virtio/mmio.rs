@@ -13,6 +13,7 @@ use crate::irq::Interrupt;
 use crate::memory::GuestMemory;
 
 mod register;
+mod state;
 #[cfg(test)]
 mod tests;
 

@@ -120,6 +120,16 @@ impl Ring {
         Self { queue, kick, memory: Arc::clone(memory), interrupt: Arc::clone(interrupt), used: false }
     }
 
+    /// The queue, as far as it was served.
+    pub(super) fn into_queue(self) -> Queue {
+        self.queue
+    }
+
+    /// Puts the chain that was taken last back, as if it had not been.
+    pub(super) fn put_back(&mut self) {
+        self.queue.set_next_avail(self.queue.next_avail().wrapping_sub(1));
+    }
+
     /// The eventfd of the driver's notifications, for polling.
     pub(super) fn kick(&self) -> BorrowedFd<'_> {
         worker::borrow(&self.kick)

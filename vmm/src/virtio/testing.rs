@@ -12,6 +12,7 @@ use super::mmio::MmioTransport;
 use crate::bus::BusDevice;
 use crate::irq::Interrupt;
 use crate::memory::GuestMemory;
+use crate::snapshot::{Persist, PersistError};
 
 pub(super) const RAM: u64 = 16 << 20;
 /// Where tests put their buffers: above all queues.
@@ -27,6 +28,9 @@ pub(super) struct Line {
     edges: Mutex<usize>,
     raised: Condvar,
 }
+
+/// Far more than a device takes to answer on a busy host.
+const LIMIT: Duration = Duration::from_secs(60);
 
 impl Interrupt for Line {
     fn trigger(&self) -> io::Result<()> {
@@ -48,7 +52,7 @@ impl Line {
             if let Some(found) = check() {
                 return found;
             }
-            let (guard, timeout) = self.raised.wait_timeout(edges, Duration::from_secs(20)).unwrap();
+            let (guard, timeout) = self.raised.wait_timeout(edges, LIMIT).unwrap();
             assert!(!timeout.timed_out(), "the device raised no interrupt");
             edges = guard;
         }
@@ -95,6 +99,23 @@ impl Driver {
         let interrupt: Arc<dyn Interrupt> = Arc::<Line>::clone(&line);
         let transport = MmioTransport::new(device, Arc::clone(&memory), interrupt).unwrap();
         Self { transport, memory, line, queues: Vec::new() }
+    }
+
+    /// Ends the device between two requests; its state, by way of its text.
+    pub(super) fn rest(&mut self) -> serde_json::Value {
+        let state = self.transport.save().unwrap();
+        serde_json::from_str(&state.to_string()).unwrap()
+    }
+
+    /// Puts a new transport with `device` in the place of the one that rests, and has it go on from `state`.
+    pub(super) fn go_on(
+        &mut self,
+        device: Box<dyn VirtioDevice>,
+        state: serde_json::Value,
+    ) -> Result<(), PersistError> {
+        let interrupt: Arc<dyn Interrupt> = Arc::<Line>::clone(&self.line);
+        self.transport = MmioTransport::new(device, Arc::clone(&self.memory), interrupt).unwrap();
+        self.transport.restore(state)
     }
 
     pub(super) fn get(&mut self, offset: u64) -> u32 {

@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::thread::JoinHandle;
 
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
@@ -14,19 +14,32 @@ pub(super) struct Worker<T> {
     thread: JoinHandle<T>,
 }
 
-/// A worker's view of the request to stop: a flag to look at, and an eventfd to poll.
+/// A worker's view of the request to end: a word to look at, and an eventfd to poll.
 pub(super) struct Stop {
     event: EventFd,
-    flag: Arc<AtomicBool>,
+    asked: Arc<AtomicU8>,
 }
+
+/// Nothing is asked.
+const GO_ON: u8 = 0;
+/// It is to end between two requests.
+const REST: u8 = 1;
+/// It is to end now.
+const STOP: u8 = 2;
 
 impl Stop {
     pub(super) fn new() -> io::Result<Self> {
-        Ok(Self { event: EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?, flag: Arc::new(AtomicBool::new(false)) })
+        Ok(Self { event: EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?, asked: Arc::new(AtomicU8::new(GO_ON)) })
     }
 
+    /// Whether the worker is to end, in whatever way: at the latest when the request in hand is served.
     pub(super) fn requested(&self) -> bool {
-        self.flag.load(Ordering::Acquire)
+        self.asked.load(Ordering::Acquire) != GO_ON
+    }
+
+    /// Whether it is to end now: what is in hand is given up.
+    pub(super) fn at_once(&self) -> bool {
+        self.asked.load(Ordering::Acquire) == STOP
     }
 
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
@@ -34,7 +47,7 @@ impl Stop {
     }
 
     fn try_clone(&self) -> io::Result<Self> {
-        Ok(Self { event: self.event.try_clone()?, flag: Arc::clone(&self.flag) })
+        Ok(Self { event: self.event.try_clone()?, asked: Arc::clone(&self.asked) })
     }
 }
 
@@ -48,7 +61,17 @@ impl<T: Send + 'static> Worker<T> {
 
     /// Asks the thread to end and waits for it. `None` only if it panicked.
     pub(super) fn stop(self) -> Option<T> {
-        self.stop.flag.store(true, Ordering::Release);
+        self.end(STOP)
+    }
+
+    /// Asks the thread to end between two requests, with nothing lost and nothing half done, and waits for it. `None`
+    /// only if it panicked.
+    pub(super) fn rest(self) -> Option<T> {
+        self.end(REST)
+    }
+
+    fn end(self, how: u8) -> Option<T> {
+        self.stop.asked.store(how, Ordering::Release);
         // An eventfd that is written once can't be full, so the write can't fail.
         let _ = self.stop.event.write(1);
         self.thread.join().ok()

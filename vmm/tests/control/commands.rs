@@ -23,6 +23,7 @@ static COMMANDS: fn() -> Vec<Case> = || {
         case("control::commands::name_of_a_killed_machine_is_reclaimed", reclaimed),
         case("control::commands::unknown_machine_is_one_line_with_the_names_there_are", unknown),
         case("control::commands::signal_ends_the_machine_in_order", signals),
+        case("control::commands::signal_that_the_caller_ignores_ends_nothing", ignored_signals),
     ]
 };
 
@@ -224,8 +225,10 @@ fn unknown() -> Result {
 fn signals() -> Result {
     let runtime = Runtime::new()?;
     let trace = runtime.path().join("trace.json");
-    for signal in [2, 15] {
-        let vm = runtime.start("vm", POST, &["--trace", &trace.to_string_lossy()])?;
+    for signal in [1, 2, 15] {
+        // Whoever runs the tests in the background may have all of us ignore some.
+        let heeding = ["env", "--default-signal=HUP,INT,TERM"];
+        let vm = runtime.start_by(&heeding, "vm", POST, &["--trace", &trace.to_string_lossy()])?;
         let mut client = vm.client()?;
         wait_for("the guest writes", || {
             Ok(client.ask_for::<Stats>(Request::Stats {})?.devices.contains_key("POST"))
@@ -240,5 +243,18 @@ fn signals() -> Result {
         assert!(std::fs::read_to_string(&trace)?.contains("POST"));
         std::fs::remove_file(&trace)?;
     }
+    Ok(())
+}
+
+fn ignored_signals() -> Result {
+    let runtime = Runtime::new()?;
+    let vm = runtime.start_by(&["sh", "-c", "trap '' INT HUP; exec \"$0\" \"$@\""], "vm", COUNT, &[])?;
+    let mut client = vm.client()?;
+    for signal in [2, 1] {
+        vm.signal(signal)?;
+    }
+    // A signal that came first would have been first in the machine's end, too.
+    client.ask(Request::Reset {})?;
+    assert_eq!(vm.ended()?.code(), Some(1));
     Ok(())
 }

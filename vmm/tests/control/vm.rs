@@ -58,8 +58,14 @@ impl Runtime {
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_kiln-vmm"));
-        command.args(arguments).env("XDG_RUNTIME_DIR", self.path()).stdin(Stdio::null());
+        self.command_by(&[], arguments)
+    }
+
+    /// The command, started by another.
+    fn command_by(&self, by: &[&str], arguments: &[&str]) -> Command {
+        let whole = [by, &[env!("CARGO_BIN_EXE_kiln-vmm")], arguments].concat();
+        let mut command = Command::new(whole.first().unwrap_or(&""));
+        command.args(whole.iter().skip(1)).env("XDG_RUNTIME_DIR", self.path()).stdin(Stdio::null());
         command
     }
 
@@ -79,6 +85,10 @@ impl Runtime {
 
     /// A machine of 16 MiB with `code` in it, called `name`, without waiting for it.
     pub(crate) fn spawn(&self, name: &str, code: &[u8], options: &[&str]) -> Result<Vm> {
+        self.spawn_by(&[], name, code, options)
+    }
+
+    fn spawn_by(&self, by: &[&str], name: &str, code: &[u8], options: &[&str]) -> Result<Vm> {
         let boot = Boot::Flat { code: code.to_vec(), address: 0x10_0000, mode: CpuMode::Long64 };
         let mut machine = MachineConfig { memory: 16 << 20, boot, ..MachineConfig::default() };
         machine.com1 = kiln::vmm::config::Backend::Nothing;
@@ -86,13 +96,21 @@ impl Runtime {
         config.write_all(machine.to_json()?.as_bytes())?;
         let path = config.path().to_string_lossy().into_owned();
         let arguments = [&["run", "--name", name, "--config", &path], options].concat();
-        let child = self.command(&arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+        let child = self.command_by(by, &arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
         Ok(Vm { child, socket: kiln::vmm::control::socket(&self.path().join("kiln"), name), _config: config })
     }
 
     /// As [`Runtime::spawn`], and it runs.
     pub(crate) fn start(&self, name: &str, code: &[u8], options: &[&str]) -> Result<Vm> {
-        let mut vm = self.spawn(name, code, options)?;
+        Self::running(self.spawn(name, code, options)?)
+    }
+
+    /// As [`Runtime::start`], by a program that becomes the command.
+    pub(crate) fn start_by(&self, by: &[&str], name: &str, code: &[u8], options: &[&str]) -> Result<Vm> {
+        Self::running(self.spawn_by(by, name, code, options)?)
+    }
+
+    fn running(mut vm: Vm) -> Result<Vm> {
         wait_for("the machine runs", || {
             if let Some(status) = vm.child.try_wait()? {
                 return Err(format!("it ended: {status}").into());

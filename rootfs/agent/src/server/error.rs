@@ -14,6 +14,15 @@ pub(crate) enum Ending {
     HostGone,
 }
 
+/// Whose machine the agent is on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ground {
+    /// A guest's: its clock, its name and its disks are the host's to decide.
+    Guest,
+    /// Somebody else's, where none of that is touched.
+    Elsewhere,
+}
+
 /// Why the agent can't serve.
 #[derive(Debug)]
 pub(crate) enum ServeError {

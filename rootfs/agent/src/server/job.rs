@@ -6,6 +6,7 @@ use super::connection::Connection;
 use super::outbox::Outbox;
 use super::process::Process;
 use super::transfer::{Get, Put};
+use crate::adoption::Exchange;
 
 /// A request under way.
 pub(super) enum Job {
@@ -13,6 +14,8 @@ pub(super) enum Job {
     Put(Put),
     Get(Get),
     Connection(Connection),
+    /// An adoption, when nothing but the clock is left.
+    Clock(Exchange),
 }
 
 impl Job {
@@ -20,7 +23,7 @@ impl Job {
     pub(super) fn interest<'a>(&'a self, room: bool, fds: &mut Vec<PollFd<'a>>) {
         match self {
             Self::Process(process) => process.interest(room, fds),
-            Self::Put(_) => {}
+            Self::Put(_) | Self::Clock(_) => {}
             Self::Get(get) => get.interest(room, fds),
             Self::Connection(connection) => connection.interest(room, fds),
         }
@@ -30,7 +33,7 @@ impl Job {
     pub(super) fn step(&mut self, id: u32, out: &mut Outbox) -> bool {
         match self {
             Self::Process(process) => process.step(id, out),
-            Self::Put(_) => false,
+            Self::Put(_) | Self::Clock(_) => false,
             Self::Get(get) => get.step(id, out),
             Self::Connection(connection) => connection.step(id, out),
         }
@@ -42,7 +45,7 @@ impl Job {
             Self::Process(process) => Some(&mut process.credit),
             Self::Get(get) => Some(&mut get.credit),
             Self::Connection(connection) => Some(&mut connection.credit),
-            Self::Put(_) => None,
+            Self::Put(_) | Self::Clock(_) => None,
         }
     }
 }

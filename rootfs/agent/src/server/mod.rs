@@ -13,26 +13,27 @@ use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::time::Instant;
 
-use kiln_protocol::wire::{self, Decoder, Envelope, Hello, ToAgent, ToHost, WINDOW, encode};
+use kiln_protocol::wire::{self, Adoption, Decoder, Envelope, Hello, ToAgent, ToHost, WINDOW, encode};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, WaitOptions, wait};
 
 use self::connection::Connection;
-pub(crate) use self::error::{Ending, Refusal, ServeError};
+pub(crate) use self::error::{Ending, Ground, Refusal, ServeError};
 use self::job::Job;
 use self::outbox::Outbox;
 pub(crate) use self::process::ENVIRONMENT;
 use self::process::Process;
 use self::terminal::{HungUp, kill_session};
 use self::transfer::{Get, Put};
+use crate::adoption::{self, Disks, Exchange};
 
 /// What busybox's `halt` and `poweroff` send to PID 1 (init/halt.c): a person in the guest asks for its end.
 const HALT: i32 = libc::SIGUSR1;
 const POWER_OFF: i32 = libc::SIGUSR2;
 
 /// Serves until the end.
-pub(crate) fn serve(port: OwnedFd, warnings: Vec<String>) -> Result<Ending, ServeError> {
+pub(crate) fn serve(port: OwnedFd, warnings: Vec<String>, ground: Ground) -> Result<Ending, ServeError> {
     let signals =
         if std::process::id() == 1 { &[libc::SIGCHLD, HALT, POWER_OFF][..] } else { &[libc::SIGCHLD] };
     let signals = crate::system::signal_events(signals).map_err(ServeError::Io)?;
@@ -61,6 +62,8 @@ pub(crate) fn serve(port: OwnedFd, warnings: Vec<String>) -> Result<Ending, Serv
         out: Outbox::default(),
         jobs: BTreeMap::new(),
         hung_up: Vec::new(),
+        ground,
+        disks: Disks::default(),
     };
     server.run()
 }
@@ -72,6 +75,9 @@ struct Server {
     out: Outbox,
     jobs: BTreeMap<u32, Job>,
     hung_up: Vec<HungUp>,
+    ground: Ground,
+    /// The disks that were there when the guest was about to be saved.
+    disks: Disks,
 }
 
 impl Server {
@@ -181,6 +187,15 @@ impl Server {
                 self.out.send(id, ToHost::Ok);
                 Ok(())
             }
+            ToAgent::Settle => {
+                let message = self.settle().map_or_else(ToHost::from, |()| ToHost::Ok);
+                self.out.send(id, message);
+                Ok(())
+            }
+            ToAgent::Adopt(adoption) => {
+                let begun = self.adopt(&adoption);
+                self.begin(id, begun.map(|()| Job::Clock(Exchange::begin())))
+            }
             ToAgent::Abort => {
                 match self.jobs.remove(&id) {
                     // Its end of the terminal goes with it.
@@ -193,6 +208,32 @@ impl Server {
                 Ok(())
             }
             other => self.pass_on(id, other),
+        }
+    }
+
+    fn settle(&mut self) -> Result<(), Refusal> {
+        self.own_ground()?;
+        if !self.jobs.is_empty() || !self.hung_up.is_empty() {
+            let message = "something that the host asked for is still under way".to_owned();
+            return Err(Refusal { errno: libc::EBUSY, message });
+        }
+        self.disks = adoption::warm()?;
+        process::rehearse()
+    }
+
+    fn adopt(&mut self, adoption: &Adoption) -> Result<(), Refusal> {
+        self.own_ground()?;
+        adoption::begin(adoption, &self.disks)
+    }
+
+    /// Refuses what would change a machine that is no guest.
+    fn own_ground(&self) -> Result<(), Refusal> {
+        match self.ground {
+            Ground::Guest => Ok(()),
+            Ground::Elsewhere => {
+                let message = "this agent does not look after the machine that it is on".to_owned();
+                Err(Refusal { errno: libc::EPERM, message })
+            }
         }
     }
 
@@ -210,6 +251,7 @@ impl Server {
                         self.out.send(id, ToHost::Started { pid });
                     }
                     Job::Connection(_) => self.out.send(id, ToHost::Connected),
+                    Job::Clock(_) => self.out.send(id, ToHost::AskTime),
                     Job::Put(_) | Job::Get(_) => {}
                 }
                 self.jobs.insert(id, job);
@@ -255,6 +297,14 @@ impl Server {
             (Job::Connection(connection), ToAgent::Data(bytes)) => connection.input(&bytes),
             (Job::Connection(connection), ToAgent::Close) => {
                 connection.end_input();
+                Ok(())
+            }
+            (Job::Clock(exchange), ToAgent::Time(host)) => {
+                match exchange.answer(host) {
+                    Ok(None) => self.out.send(id, ToHost::AskTime),
+                    Ok(Some(adopted)) => self.finish(id, ToHost::Adopted(adopted)),
+                    Err(refusal) => self.finish(id, refusal.into()),
+                }
                 Ok(())
             }
             (Job::Put(put), ToAgent::PutData(bytes)) => {

@@ -56,10 +56,15 @@ impl Layout {
         match layout {
             Some(layout) if u64::from(layout.data) + needs.blocks <= u64::from(layout.blocks) => Ok(layout),
             _ => {
-                let least = Self::least(needs.inodes, needs.blocks, 1)?;
+                let least = Self::full(needs)?;
                 Err(Error::TooSmall { size, needed_kib: u64::from(least.blocks) * (BLOCK_BYTES / 1024) })
             }
         }
+    }
+
+    /// The layout with no block to spare.
+    pub(super) fn full(needs: Needs) -> Result<Self, Error> {
+        Self::least(needs.inodes, needs.blocks, 1)
     }
 
     /// The smallest layout of a multiple of `round_to` blocks that has `wanted` of them for content.

@@ -30,9 +30,20 @@ use crate::Error;
 pub(super) fn write(tree: &Tree, size: Option<u64>, output: &mut (impl Write + Seek)) -> Result<(), Error> {
     let plan = Plan::new(tree)?;
     let layout = Layout::fit(plan.needs(), size)?;
+    write_as(&plan, layout, output)
+}
+
+/// As [`write`], with no room for anything else.
+pub(super) fn write_full(tree: &Tree, output: &mut (impl Write + Seek)) -> Result<(), Error> {
+    let plan = Plan::new(tree)?;
+    let layout = Layout::full(plan.needs())?;
+    write_as(&plan, layout, output)
+}
+
+fn write_as(plan: &Plan, layout: Layout, output: &mut (impl Write + Seek)) -> Result<(), Error> {
     let mut output = Output::new(output);
-    metadata(&plan, &layout, &mut output)?;
-    content(&plan, &layout, &mut output)?;
+    metadata(plan, &layout, &mut output)?;
+    content(plan, &layout, &mut output)?;
     output.finish(layout.blocks.into())
 }
 

@@ -254,6 +254,20 @@ fn file_of_600_mib_has_a_tree_of_extents_and_its_holes_take_no_room() {
 }
 
 #[test]
+fn image_with_no_block_to_spare_is_sound() {
+    for files in [0, 1, 300] {
+        let content = (0..files).map(|n| (format!("/f/{n}"), Node::text(vec![1; 40_000])));
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("image");
+        write_full(&tree(content), &mut File::create_new(&path).unwrap()).unwrap();
+        assert_sound(&path);
+        let (length, content) = (fs::metadata(&path).unwrap().len(), files * 40_960);
+        // What it takes beside: the file system's own, and a folder's blocks.
+        assert!(length.is_multiple_of(4096) && length < content + (256 << 10), "{length} for {content}");
+    }
+}
+
+#[test]
 fn image_of_a_size_is_as_large_as_it_says() {
     let content = tree((0..300).map(|n| (format!("/f/{n}"), Node::text(vec![1; 40_000]))));
     // The last: a last group of a single block.

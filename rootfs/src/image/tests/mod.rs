@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod contents;
+mod disk;
 mod formats;
 
 use std::fs;

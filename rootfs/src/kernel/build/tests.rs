@@ -2,9 +2,10 @@
 //! what it says.
 
 use std::ffi::OsString;
-use std::os::unix::fs::PermissionsExt;
+use std::io::Write;
 use std::path::Path;
 use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
 use super::*;
 
@@ -90,6 +91,16 @@ impl Progress for Notes {
     }
 }
 
+/// Makes a script that can be started at once. Another process writes it: one that another test is just starting has all
+/// that this process has open, and a file that somebody writes to can't be started.
+fn install(path: &Path, script: &str) {
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", "cat >\"$0\" && chmod 755 \"$0\""]).arg(path).stdin(std::process::Stdio::piped());
+    let mut shell = shell.spawn().unwrap();
+    shell.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
+    assert!(shell.wait().unwrap().success());
+}
+
 impl Host {
     fn new() -> Self {
         let (folder, cache) = cache();
@@ -102,8 +113,7 @@ impl Host {
             ("bison", "#!/bin/sh\n"),
             ("bc", ""),
         ] {
-            fs::write(bin.join(name), script).unwrap();
-            fs::set_permissions(bin.join(name), fs::Permissions::from_mode(0o755)).unwrap();
+            install(&bin.join(name), script);
         }
         let tools = Toolchain::of(|name| match name {
             "PATH" => Some(bin.clone().into()),
@@ -275,7 +285,9 @@ fn kernel_that_was_built_outlives_the_caches_limit_as_long_as_it_is_held() {
     let image = built.files.image.clone();
     drop(built);
     // A program that another test is just starting has the lock's descriptor, too, for a moment.
+    let deadline = Instant::now() + Duration::from_secs(60);
     while !host.cache.discard(host.cache.beyond(0).unwrap()).is_empty() {
+        assert!(Instant::now() < deadline, "it is held for ever");
         std::thread::yield_now();
     }
     assert!(!image.exists());

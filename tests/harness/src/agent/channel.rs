@@ -100,7 +100,10 @@ impl Channel {
                     }
                 }
             }
-            state.finished |= matches!(message, ToHost::Exited(_) | ToHost::Ok | ToHost::Refused { .. });
+            state.finished |= matches!(
+                message,
+                ToHost::Exited(_) | ToHost::Adopted(_) | ToHost::Ok | ToHost::Refused { .. }
+            );
             state.inbox.push_back(message);
         }
         self.changed.notify_all();

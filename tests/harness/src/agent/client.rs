@@ -7,13 +7,13 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kiln_protocol::wire::{
-    self, DATA_MAX, Decoder, Envelope, Exec, Hello, ToAgent, ToHost, WireError, encode,
+    self, Adopted, Adoption, DATA_MAX, Decoder, Envelope, Exec, Hello, ToAgent, ToHost, WireError, encode,
 };
 
 use super::channel::{Channel, End};
 use super::process::Process;
 use super::request::Request;
-use super::{AgentError, relay, transfer};
+use super::{AgentError, adopt, relay, transfer};
 
 /// A connection to the agent in a guest; clones share it. It is closed with the last clone and the last thing
 /// that was begun on it.
@@ -101,8 +101,16 @@ impl Client {
     pub fn connect(port: UnixStream) -> Result<Self, AgentError> {
         let mut decoder = Decoder::default();
         let hello = greet(&port, &mut decoder)?;
+        Self::over(port, decoder, hello, 0)
+    }
+
+    fn over(port: UnixStream, decoder: Decoder, hello: Hello, last: u32) -> Result<Self, AgentError> {
         let reader = port.try_clone().map_err(AgentError::Io)?;
-        let shared = Arc::new(Shared { reader, writer: Mutex::new(port), requests: Mutex::default() });
+        let shared = Arc::new(Shared {
+            reader,
+            writer: Mutex::new(port),
+            requests: Mutex::new(Requests { last, ..Requests::default() }),
+        });
         let read = shared.clone();
         std::thread::Builder::new()
             .name("agent".to_owned())
@@ -118,6 +126,22 @@ impl Client {
     #[must_use]
     pub fn is_lost(&self) -> bool {
         self.inner.shared.requests().end.is_some()
+    }
+
+    /// Takes up the connection with the agent of a fork, on its `port`: of a machine that goes on from a snapshot that was made
+    /// after `hello`, with no message half said. `last` is the last request that was made before ([`Client::last_request`]): what
+    /// of those is still under way in the guest has nobody to answer to.
+    ///
+    /// # Errors
+    /// The host has no room for the thread that reads.
+    pub fn of_fork(port: UnixStream, hello: Hello, last: u32) -> Result<Self, AgentError> {
+        Self::over(port, Decoder::default(), hello, last)
+    }
+
+    /// The number of the last request that was made.
+    #[must_use]
+    pub fn last_request(&self) -> u32 {
+        self.inner.shared.requests().last
     }
 
     /// What the agent said of itself.
@@ -166,6 +190,23 @@ impl Client {
     /// The agent is lost.
     pub fn sync(&self) -> Result<(), AgentError> {
         self.request(ToAgent::Sync)?.await_ok()
+    }
+
+    /// Has the guest made ready to be saved; nothing else may be under way, and nothing may be asked of it after.
+    ///
+    /// # Errors
+    /// Something is under way, the guest refused, or the agent is lost.
+    pub fn settle(&self) -> Result<(), AgentError> {
+        self.request(ToAgent::Settle)?.await_ok()
+    }
+
+    /// Has a guest that goes on from a saved one become the one that `adoption` says, and its clock set by this host's. To be
+    /// asked before anything else.
+    ///
+    /// # Errors
+    /// The guest refused (it has no such disk, or its kernel can't do it), or the agent is lost.
+    pub fn adopt(&self, adoption: &Adoption) -> Result<Adopted, AgentError> {
+        adopt::adopt(&self.request(ToAgent::Adopt(adoption.clone()))?)
     }
 
     /// Asks the guest to power off; does not wait for it.

@@ -1,5 +1,6 @@
 //! The host's side of the agent: programs, files and connections inside a guest.
 
+mod adopt;
 mod channel;
 mod client;
 mod error;
@@ -13,5 +14,5 @@ pub(crate) mod tests;
 
 pub use client::Client;
 pub use error::AgentError;
-pub use kiln_protocol::wire::{Exec as Command, Hello, Status, TerminalSize};
+pub use kiln_protocol::wire::{Adopted, Adoption, CaseDisk, Exec as Command, Hello, Status, TerminalSize};
 pub use process::{Process, ProcessEvent, Stdin, Terminal};

@@ -5,7 +5,9 @@ use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::thread::JoinHandle;
 
-use kiln_protocol::wire::{self, DATA_MAX, Decoder, Envelope, Hello, ToAgent, ToHost, WINDOW, encode};
+use kiln_protocol::wire::{
+    self, Adopted, Adoption, DATA_MAX, Decoder, Envelope, Hello, ToAgent, ToHost, WINDOW, encode,
+};
 
 use super::{AgentError, Client, Command, ProcessEvent, Status, TerminalSize};
 
@@ -195,6 +197,45 @@ fn terminal_is_asked_what_it_is_asked_and_tells_its_end() {
     terminal.clone().hang_up().unwrap();
     assert_eq!(process.next_event().unwrap(), ProcessEvent::Started(2));
     assert_eq!(process.next_event().unwrap(), ProcessEvent::Exited(Status::Signal(1)));
+    agent.join().unwrap();
+}
+
+#[test]
+fn adoption_gives_the_time_as_often_as_it_is_asked_for() {
+    let (client, agent) = with(|fake| {
+        let Some(Envelope { id, message: ToAgent::Adopt(adoption) }) = fake.next() else {
+            panic!("no adoption")
+        };
+        assert_eq!(adoption.entropy, [7; 64]);
+        let mut last = 0;
+        for _ in 0..3 {
+            fake.send(id, ToHost::AskTime);
+            let Some(Envelope { message: ToAgent::Time(time), .. }) = fake.next() else { panic!("no time") };
+            // Some day in this century, and no earlier than before.
+            assert!((946_684_800_000_000_000..4_102_444_800_000_000_000).contains(&time) && time >= last);
+            last = time;
+        }
+        fake.send(id, ToHost::Adopted(Adopted { clock_error: 5 }));
+    });
+    let adopted = client.adopt(&Adoption { entropy: vec![7; 64], ..Adoption::default() }).unwrap();
+    assert_eq!(adopted, Adopted { clock_error: 5 });
+    agent.join().unwrap();
+}
+
+#[test]
+fn agent_that_asks_for_the_time_without_end_is_given_up() {
+    let (client, agent) = with(|fake| {
+        let id = fake.next().unwrap().id;
+        fake.send(id, ToHost::AskTime);
+        while let Some(Envelope { message, .. }) = fake.next() {
+            if message == ToAgent::Abort {
+                return;
+            }
+            fake.send(id, ToHost::AskTime);
+        }
+        panic!("it was never told");
+    });
+    assert!(matches!(client.adopt(&Adoption::default()), Err(AgentError::Protocol(_))));
     agent.join().unwrap();
 }
 

@@ -30,6 +30,7 @@ mod noise;
 mod pool;
 mod prepared;
 mod run;
+mod shape;
 mod stage;
 
 #[doc(hidden)]
@@ -45,6 +46,7 @@ pub(crate) use noise::letters;
 pub(crate) use prepared::{CARRIED, CONFIG, Cargo, Carried};
 pub(crate) use run::CARGO;
 pub use run::main;
+pub use stage::machine_for;
 
 /// The `main` of a test target without a harness of its own.
 #[macro_export]

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use kiln_rootfs::cache::Cache;
+use kiln_rootfs::image::{self, DiskSpec};
 use kiln_rootfs::kernel::KernelFiles;
 use kiln_rootfs::modules;
 use kiln_rootfs::progress::Silent;
@@ -69,8 +70,30 @@ pub(super) struct Prepared {
     pub(super) cache: Cache,
     pub(super) kernel: KernelFiles,
     pub(super) vmlinux: PathBuf,
-    pub(super) image: PathBuf,
+    /// The image with all but this binary in it.
+    pub(super) base: PathBuf,
     pub(super) own: PathBuf,
+    key: Key,
+    whole: OnceLock<Result<PathBuf, String>>,
+    disk: OnceLock<Result<PathBuf, String>>,
+}
+
+impl Prepared {
+    /// The image with this binary in it, and what it needs.
+    pub(super) fn image(&self) -> Result<PathBuf, String> {
+        let build = || {
+            let built = build(&self.key, &self.cache, &self.kernel, Some(&self.own));
+            built.map_err(|error| kiln_vmm::chain(&*error))
+        };
+        self.whole.get_or_init(build).clone()
+    }
+
+    /// The disk that brings this binary, and what it needs, to a guest that booted without it.
+    pub(super) fn disk(&self) -> Result<PathBuf, String> {
+        let spec = DiskSpec { execs: vec![self.own.clone()], ..DiskSpec::default() };
+        let build = || image::disk(&self.cache, &spec).map_err(|error| kiln_vmm::chain(&error));
+        self.disk.get_or_init(build).clone()
+    }
 }
 
 /// What makes images differ.
@@ -83,7 +106,7 @@ struct Key {
 }
 type Place = Arc<OnceLock<Result<Arc<Prepared>, String>>>;
 
-/// The kernel that `options` ask for, and the image with this binary in it.
+/// The kernel that `options` ask for, and the images that go with it.
 pub(super) fn prepared(options: &Options) -> Result<Arc<Prepared>, String> {
     static PREPARED: Mutex<BTreeMap<Key, Place>> = Mutex::new(BTreeMap::new());
     let key = Key {
@@ -100,9 +123,22 @@ pub(super) fn prepared(options: &Options) -> Result<Arc<Prepared>, String> {
 fn prepare(key: &Key) -> Result<Prepared, Box<dyn std::error::Error>> {
     let cache = Cache::open(None)?;
     let own = std::env::current_exe()?;
+    let kernel = recipe_for(&key.kernel)?.kernel(&cache, &Silent)?;
+    let vmlinux = vmlinux_of(&cache, &kernel.image)?.unwrap_or_else(|| kernel.image.clone());
+    let base = build(key, &cache, &kernel, None)?;
+    let key = key.clone();
+    Ok(Prepared { cache, kernel, vmlinux, base, own, key, whole: OnceLock::new(), disk: OnceLock::new() })
+}
+
+/// Builds the image of what `key` says, and of `program` with what that needs; or finds it built.
+fn build(
+    key: &Key,
+    cache: &Cache,
+    kernel: &KernelFiles,
+    program: Option<&Path>,
+) -> Result<PathBuf, Box<dyn std::error::Error>> {
     let mut recipe = recipe_for(&key.kernel)?;
-    let kernel = recipe.kernel(&cache, &Silent)?;
-    recipe.image.execs.push(own.clone());
+    recipe.image.execs.extend(program.map(Path::to_owned));
     recipe.image.files = key.files.iter().map(|(from, to)| (from.clone(), (*to).to_owned())).collect();
     // Where a packaged kernel's options are kept beside it, a guest finds them where its distribution has them.
     let options = kernel.image.with_file_name(CONFIG);
@@ -110,6 +146,10 @@ fn prepare(key: &Key) -> Result<Prepared, Box<dyn std::error::Error>> {
         recipe.image.files.push((options, format!("/boot/config-{}", kernel.release)));
     }
     recipe.modules = key.modules.iter().map(|&module| module.to_owned()).collect();
+    if program.is_none() {
+        // What a disk with the program takes; built into some kernels.
+        recipe.modules.extend(kernel.modules_dir.is_some().then(|| "ext4".to_owned()));
+    }
     // Decompressed here, and gone when the image is made.
     let unpacked = tempfile::tempdir()?;
     if let (false, Some(dir)) = (key.loadable.is_empty(), &kernel.modules_dir) {
@@ -124,9 +164,7 @@ fn prepare(key: &Key) -> Result<Prepared, Box<dyn std::error::Error>> {
             }
         }
     }
-    let vmlinux = vmlinux_of(&cache, &kernel.image)?.unwrap_or_else(|| kernel.image.clone());
-    let image = recipe.image(&cache, &kernel, &Silent)?;
-    Ok(Prepared { cache, kernel, vmlinux, image, own })
+    Ok(recipe.image(cache, kernel, &Silent)?)
 }
 
 /// The recipe with the kernel of that name.

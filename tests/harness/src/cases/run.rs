@@ -15,7 +15,9 @@ use super::ignored::{self, Cause, Ignored};
 use super::inside::{self, FAILED, GUEST_CASE, GUEST_LOG};
 use super::pool::Pool;
 use super::prepared::Cargo;
+use super::shape::Shapes;
 use super::{Body, CASES, Case, stage};
+use crate::fork;
 use crate::gate::{self, Decision, Mode, Needs, decide};
 use crate::lab::{self, IN_LAB};
 use crate::run::Recipe;
@@ -75,14 +77,17 @@ pub fn main(suite: &'static str) -> ExitCode {
 
 /// Tells what the cases that `arguments` choose need beside this binary.
 fn print_cargo(arguments: &Arguments, cases: &[Case]) -> ExitCode {
-    let chosen = cases.iter().filter(|case| {
-        let trial = Trial::test(case.name.clone(), || Ok(())).with_ignored_flag(case.ignored.is_some());
-        !arguments.is_filtered_out(&trial) && !arguments.is_ignored(&trial)
-    });
+    let chosen = cases.iter().filter(|case| is_chosen(arguments, case));
     match serde_json::to_writer(io::stdout(), &Cargo::of(chosen)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => refused(&error.to_string()),
     }
+}
+
+/// Whether `arguments` ask for a case, as far as its author and its name go.
+fn is_chosen(arguments: &Arguments, case: &Case) -> bool {
+    let trial = Trial::test(case.name.clone(), || Ok(())).with_ignored_flag(case.ignored.is_some());
+    !arguments.is_filtered_out(&trial) && !arguments.is_ignored(&trial)
 }
 
 /// Writes a line to standard error, in one piece: others write there too.
@@ -121,6 +126,7 @@ fn gated(
 ) -> (Vec<Trial>, Vec<Ignored>) {
     let binary = std::env::current_exe().unwrap_or_default();
     let mut ignored = Vec::new();
+    let shapes = Shapes::of(cases.iter().filter(|case| is_chosen(arguments, case)));
     let trials = cases.into_iter().map(|case| {
         // In the lab there is all that a case may need; without KVM no host is asked.
         let elsewhere = mode == Mode::Lab && std::env::var_os(IN_LAB).is_none();
@@ -153,8 +159,9 @@ fn gated(
                 if arguments.list || arguments.is_filtered_out(&trial) || arguments.is_ignored(&trial) {
                     return trial;
                 }
+                let forked = shapes.fork(&case);
                 let memory = case.options().map(|options| options.memory_mib);
-                let result = pool.add(memory, move || run(suite, case));
+                let result = pool.add(memory, move || run(suite, case, forked));
                 let skipped = skipped.clone();
                 Trial::ignorable_test(name, move || match result.recv() {
                     Ok(End::Passed) => Ok(Completion::Completed),
@@ -186,11 +193,11 @@ fn gated(
     (trials.collect(), ignored)
 }
 
-fn run(suite: &str, case: Case) -> End {
+fn run(suite: &str, case: Case, forked: bool) -> End {
     match case.body {
         Body::Host(body) => attempt(body, case.panics),
-        Body::Guest(options, _) => stage::in_guest(suite, &case.name, &options),
-        Body::Vm(options, body) => stage::with_guest(suite, &case.name, &options, body, case.panics),
+        Body::Guest(options, _) => stage::in_guest(suite, &case.name, &options, forked),
+        Body::Vm(options, body) => stage::with_guest(suite, &case.name, &options, forked, body, case.panics),
     }
 }
 
@@ -220,6 +227,10 @@ fn close(suite: &str, mode: Mode, conclusion: &Conclusion) {
         (Mode::Off, None) => "with KVM off".to_owned(),
         (_, None) => format!("on KVM at level {}", gate::host_level().as_str()),
     };
+    let forked = fork::count();
+    if forked > 0 {
+        say(&format!("{suite}: {forked} machines went on from a snapshot"));
+    }
     let ignored = conclusion.num_ignored;
     let could_not = if refused > 0 { format!(", {refused} could not run") } else { String::new() };
     say(&format!("{suite}: {ran} ran {on}{could_not}, {ignored} ignored"));

@@ -1,5 +1,6 @@
 //! Assertions from inside a Linux guest, and from the host on one.
 
+mod adoption;
 mod blocks;
 mod control;
 mod cpus;
@@ -12,6 +13,7 @@ mod port;
 mod ports;
 mod power;
 mod registers;
+mod snapshots;
 mod terminal;
 mod time;
 mod virtio;

@@ -3,7 +3,7 @@
 use kiln::cases::{CASES, Case, linkme};
 use kiln::gate::Needs;
 use kiln::vmm::outcome::Outcome;
-use kiln::vmm::trace::AccessCount;
+use kiln::vmm::trace::{AccessCount, ExitKind};
 
 use super::control::{Result, expect, machine, with};
 
@@ -27,7 +27,8 @@ fn stream(payload: &str) -> Result<()> {
     let ended = with(machine(payload)?, |_| Ok(()))?;
     // The guest itself has looked at their order.
     expect(&ended, &Outcome::DebugExit { value: 0 })?;
-    let exits = ended.trace.total_exits();
+    // On a busy host it is called back now and then, to be asked whether it sleeps: that is none of the guest's.
+    let exits = ended.trace.total_exits() - ended.trace.exits(ExitKind::Intr);
     assert!(exits <= EXITS, "{exits} exits: {:?}", ended.trace.vcpus[0].exits);
     let probe = ended.trace.devices().get("probe").copied();
     assert_eq!(probe, Some(AccessCount { reads: 2, writes: 1001 }));

@@ -11,7 +11,7 @@ use kiln::vmm::config::MachineConfig;
 use kiln::vmm::machine::{ControlError, Controller, Ended, Machine, MachineError, MachineIo};
 use kiln::vmm::memory::{MapError, MemoryError, Readable};
 use kiln::vmm::outcome::Outcome;
-use kiln::vmm::trace::AccessCount;
+use kiln::vmm::trace::{AccessCount, ExitKind};
 use kiln::vmm::vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
 use super::control::{Result, expect, machine, with};
@@ -44,7 +44,8 @@ fn doorbell_rings_with_no_exit() -> Result<()> {
     // The guest itself has seen where the window was, and how often it rang.
     expect(&ended, &Outcome::DebugExit { value: 0 })?;
     assert_eq!(doorbells.rung(), 1005);
-    let exits = ended.trace.total_exits();
+    // On a busy host it is called back now and then, to be asked whether it sleeps: that is none of the guest's.
+    let exits = ended.trace.total_exits() - ended.trace.exits(ExitKind::Intr);
     assert!(exits <= EXITS, "{exits} exits: {:?}", ended.trace.vcpus[0].exits);
     // Those that are no ring.
     let writes = ended.trace.devices().get("probe window").map(|count| count.writes);
@@ -191,18 +192,30 @@ fn on_huge_pages(address: usize) -> Result<u64> {
     Err("there is no such mapping".into())
 }
 
+/// The second 2 MiB of RAM.
+const SECOND: GuestAddress = GuestAddress(2 << 20);
+
+/// Whether the host has a huge page to give now, to RAM that nobody but this test touches.
+fn host_has_one() -> Result<bool> {
+    let ram = kiln::vmm::memory::allocate(8 << 20)?;
+    ram.write_obj(1u8, SECOND)?;
+    Ok(on_huge_pages(ram.get_host_address(SECOND)?.addr())? > 0)
+}
+
 fn huge_pages_are_used() -> Result<()> {
-    const SECOND: GuestAddress = GuestAddress(2 << 20);
-    // Whether the host has one to give now: RAM that nobody but this test touches.
-    let other = kiln::vmm::memory::allocate(8 << 20)?;
-    other.write_obj(1u8, SECOND)?;
-    let has = on_huge_pages(other.get_host_address(SECOND)?.addr())? > 0;
-    let (machine, says) = waiting("pages-written")?;
-    with(machine, move |controller| {
-        waits(&says)?;
-        let used = on_huge_pages(controller.memory().get_host_address(SECOND)?.addr())?;
-        assert!(used > 0 || !has, "the guest has touched two of them");
-        go(controller)
-    })?;
-    Ok(())
+    // A host that is short of them may give one to everybody but the guest; not each time.
+    for _ in 0..5 {
+        let before = host_has_one()?;
+        let (machine, says) = waiting("pages-written")?;
+        let (tell, told) = mpsc::channel();
+        with(machine, move |controller| {
+            waits(&says)?;
+            tell.send(on_huge_pages(controller.memory().get_host_address(SECOND)?.addr())?)?;
+            go(controller)
+        })?;
+        if told.recv()? > 0 || !(before && host_has_one()?) {
+            return Ok(());
+        }
+    }
+    Err("the guest has touched two of them and got none, though the host has some".into())
 }

@@ -1,7 +1,7 @@
 //! A library's machine on its control socket: a vCPU that is held up holds up no client but those who wait for it.
 
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kiln::cases::{CASES, Case, Outcome as Came, linkme};
 use kiln::evidence::RunDirectory;
@@ -56,6 +56,18 @@ fn client(name: &str) -> Result<Client> {
     Ok(client)
 }
 
+/// Looks until there is something.
+fn until<T>(what: &str, mut look: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        match look()? {
+            Some(found) => return Ok(found),
+            None if Instant::now() > deadline => return Err(format!("it never came that {what}").into()),
+            None => std::thread::yield_now(),
+        }
+    }
+}
+
 fn held_up() -> Result<()> {
     let name = name("held-up");
     let ended = with(named(&name)?, |machine| {
@@ -73,20 +85,19 @@ fn held_up() -> Result<()> {
             is_there.recv()?;
             let (mut first, mut second) = (client(&name)?, client(&name)?);
             let pausing = scope.spawn(move || first.ask_for::<Held>(Request::Pause { owner: None }));
-            loop {
+            until("the machine is held", || {
                 let status: Status = second.ask_for(Request::Status {})?;
                 assert_eq!(status.exits, None);
-                if status.state == MachineState::Paused {
-                    assert_eq!(status.holders, ["control"]);
-                    break;
-                }
-            }
+                Ok((status.state == MachineState::Paused).then(|| assert_eq!(status.holders, ["control"])))
+            })?;
             assert!(!pausing.is_finished() && !slow.is_finished());
             drop(let_go);
             assert_eq!(pausing.join().map_err(|_| "the client panicked")??.state, MachineState::Paused);
             slow.join().map_err(|_| "the slow one panicked")??;
-            let status: Status = second.ask_for(Request::Status {})?;
-            assert!(status.exits.is_some());
+            // A status waits half a second for a vCPU, which a busy host may not let answer by then.
+            until("the vCPU answers", || {
+                Ok(second.ask_for::<Status>(Request::Status {})?.exits.is_some().then_some(()))
+            })?;
             second.ask(Request::Stop {})?;
             Ok(())
         })
@@ -159,16 +170,15 @@ fn failed_run_is_held() -> Result<()> {
                 TaskIo { stdin: None, stdout: &mut out, stderr: &mut err, console: None, line: None },
             )
         });
-        let status = loop {
-            let Ok(mut client) = client(&name) else { continue };
+        let state = until("the run's limit passes", || {
+            let Ok(mut client) = client(&name) else { return Ok(None) };
             let status: Status = client.ask_for(Request::Status {})?;
-            if status.uptime_ms > 3 * 200 {
-                break status;
-            }
-        };
-        assert_eq!((status.state, status.deadline_stands), (MachineState::Running, true));
-        assert!(!run.is_finished());
+            Ok((status.uptime_ms > 3 * 200 && status.deadline_stands).then_some(status.state))
+        });
+        let held = !run.is_finished();
+        // Whatever came of that: it would run on.
         client(&name)?.ask(Request::Stop {})?;
+        assert_eq!((state?, held), (MachineState::Running, true));
         let report = run.join().map_err(|_| "the run panicked")?;
         assert!(matches!(report.verdict, Verdict::Hang | Verdict::Timeout), "{:?}", report.verdict);
         Ok(())

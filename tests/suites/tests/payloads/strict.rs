@@ -1,6 +1,7 @@
 //! Accesses to nothing: counted, told of, and on a strict machine its end.
 
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use kiln::cases::{CASES, Case, linkme};
 use kiln::fixtures::{NOTHING_MMIO, NOTHING_PORT};
@@ -106,10 +107,16 @@ fn told() -> Result<()> {
 }
 
 fn flood() -> Result<()> {
+    let began = Instant::now();
     let (ended, reports) = reports("nothing-flood", 2)?;
     let lines = reports.iter().flat_map(UnclaimedReport::lines).count();
-    // A report a second, and one at the end.
-    assert!(reports.len() <= 3 && lines <= 3 * 9, "{lines} lines");
+    // One at once, one after each second (a busy host takes its time to end it), and one at the end.
+    let most = 2 + usize::try_from(began.elapsed().as_secs())?;
+    assert!(
+        reports.len() <= most && lines <= 9 * reports.len(),
+        "{lines} lines in {} reports",
+        reports.len()
+    );
     let nothing = ended.trace.vcpus[0].nothing;
     let told: u64 = reports.iter().map(|report| report.more + report.accesses.len() as u64).sum();
     assert_eq!(told, nothing.reads + nothing.writes);

@@ -3,6 +3,7 @@
 //! A selector port names an item, a data port gives its bytes one after the other; a DMA port moves many at once.
 
 mod dma;
+mod state;
 #[cfg(test)]
 mod tests;
 

@@ -11,26 +11,72 @@ use crate::memory::GuestMemory;
 /// The upper half of a register of eight bytes.
 const HIGH: u16 = 4;
 /// Where the last register ends.
-const END: usize = 0x40;
+pub(super) const END: usize = 0x40;
 
 /// The state of a probe device.
 pub(super) struct Bank {
     memory: GuestMemory,
     interrupt: Arc<dyn Interrupt>,
     /// The registers that only keep what was written, each at its own offset.
-    kept: [u8; END],
-    accesses: u32,
-    log: Log,
-    raised: u32,
-    level: Arc<dyn LevelInterrupt>,
-    message: Arc<dyn MessageInterrupt>,
-    /// Where the message is written, and how often it was raised.
-    message_to: (u64, u32),
-    dma: dma::Result,
+    pub(super) kept: [u8; END],
+    pub(super) accesses: u32,
+    pub(super) log: Log,
+    pub(super) raised: u32,
+    pub(super) level: Level,
+    pub(super) message: Message,
+    pub(super) dma: dma::Result,
     /// How many writes to the stream came in order, and how many did not.
-    stream: (u32, u32),
+    pub(super) stream: (u32, u32),
     /// By which the window is moved, if there is one.
-    place: Option<Place>,
+    pub(super) place: Option<Place>,
+}
+
+/// The level-triggered interrupt.
+pub(super) struct Level {
+    line: Arc<dyn LevelInterrupt>,
+    pub(super) high: bool,
+    /// How many ends a device saw that this one goes on from.
+    pub(super) ends_before: u32,
+}
+
+impl Level {
+    pub(super) fn set(&mut self, high: bool) {
+        self.high = high;
+        // A line that can't be raised shows as one that the guest never hears of.
+        let _no_thread = self.line.set(high);
+    }
+
+    pub(super) fn ends(&self) -> u32 {
+        self.ends_before.wrapping_add(self.line.ends())
+    }
+}
+
+/// The interrupt that is a message.
+pub(super) struct Message {
+    line: Arc<dyn MessageInterrupt>,
+    /// Where it is written, once its data is.
+    pub(super) address: u64,
+    /// What it is.
+    pub(super) routed: Option<(u64, u32)>,
+    pub(super) raised: u32,
+}
+
+impl Message {
+    fn route(&mut self, data: u32) {
+        // A message that KVM takes for none leaves the last one.
+        if self.line.route(Msi { address: self.address, data }).is_ok() {
+            self.routed = Some((self.address, data));
+        }
+    }
+
+    /// Has it be what it was.
+    pub(super) fn take_on(&mut self, (address, routed, raised): (u64, Option<(u64, u32)>, u32)) {
+        if let Some((address, data)) = routed {
+            self.address = address;
+            self.route(data);
+        }
+        (self.address, self.raised) = (address, raised);
+    }
 }
 
 impl Bank {
@@ -44,9 +90,8 @@ impl Bank {
             accesses: 0,
             log,
             raised: 0,
-            level: Arc::new(Unconnected),
-            message: Arc::new(Unconnected),
-            message_to: (0, 0),
+            level: Level { line: Arc::new(Unconnected), high: false, ends_before: 0 },
+            message: Message { line: Arc::new(Unconnected), address: 0, routed: None, raised: 0 },
             dma,
             stream,
             place: None,
@@ -54,7 +99,7 @@ impl Bank {
     }
 
     pub(super) fn connect(&mut self, level: Arc<dyn LevelInterrupt>, message: Arc<dyn MessageInterrupt>) {
-        (self.level, self.message) = (level, message);
+        (self.level.line, self.message.line) = (level, message);
     }
 
     pub(super) fn set_place(&mut self, place: Place) {
@@ -107,7 +152,7 @@ impl Bank {
             },
             (reg::DMA_CHECKSUM, 4) => self.dma.unwrap_or(0),
             (reg::LEVEL, 4) => self.level.ends(),
-            (reg::MSI, 4) => self.message_to.1,
+            (reg::MSI, 4) => self.message.raised,
             (reg::STREAM, 4) => self.stream.0,
             (reg::STREAM_ASTRAY, 4) => self.stream.1,
             (reg::WINDOW_COMMAND, 4) => match &self.place {
@@ -132,20 +177,17 @@ impl Bank {
                 self.raised = self.raised.wrapping_add(u32::from(edge));
             }
             (reg::LEVEL, &[a, b, c, d]) => {
-                // A line that can't be raised shows as one that the guest never hears of.
-                let _no_thread = self.level.set([a, b, c, d] != [0; 4]);
+                self.level.set([a, b, c, d] != [0; 4]);
             }
             (reg::MSI_ADDRESS, &[a, b, c, d, e, f, g, h]) => {
-                self.message_to.0 = u64::from_le_bytes([a, b, c, d, e, f, g, h]);
+                self.message.address = u64::from_le_bytes([a, b, c, d, e, f, g, h]);
             }
             (reg::MSI_DATA, &[a, b, c, d]) => {
-                let msi = Msi { address: self.message_to.0, data: u32::from_le_bytes([a, b, c, d]) };
-                // A message that KVM takes for none leaves the last one.
-                let _refused = self.message.route(msi);
+                self.message.route(u32::from_le_bytes([a, b, c, d]));
             }
             (reg::MSI, _) => {
-                let raised = self.message.trigger().is_ok();
-                self.message_to.1 = self.message_to.1.wrapping_add(u32::from(raised));
+                let raised = self.message.line.trigger().is_ok();
+                self.message.raised = self.message.raised.wrapping_add(u32::from(raised));
             }
             (reg::STREAM, &[a, b, c, d]) => {
                 let in_order = u32::from_le_bytes([a, b, c, d]) == self.stream.0;
@@ -153,7 +195,7 @@ impl Bank {
                 *count = count.wrapping_add(1);
             }
             (reg::WINDOW_COMMAND, &[a, b, c, d]) => {
-                self.place.iter().for_each(|place| place.command(u32::from_le_bytes([a, b, c, d])));
+                self.place.iter_mut().for_each(|place| place.command(u32::from_le_bytes([a, b, c, d])));
             }
             (reg::DMA_COMMAND, &[a, b, c, d]) => {
                 let command = u32::from_le_bytes([a, b, c, d]);

@@ -2,6 +2,8 @@
 //! sees by it.
 
 use crate::bus::{AccessSizes, BusDevice, Width};
+use crate::snapshot::persist::{from_value, to_value};
+use crate::snapshot::{Persist, PersistError};
 
 /// How many bytes there are.
 const CELLS: usize = 16;
@@ -43,6 +45,17 @@ impl BusDevice for Cells {
 
     fn sizes(&self) -> AccessSizes {
         AccessSizes::only(self.width)
+    }
+}
+
+impl Persist for Cells {
+    fn save(&mut self) -> Result<serde_json::Value, PersistError> {
+        to_value(self.bytes)
+    }
+
+    fn restore(&mut self, state: serde_json::Value) -> Result<(), PersistError> {
+        self.bytes = from_value(state)?;
+        Ok(())
     }
 }
 

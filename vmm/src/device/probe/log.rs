@@ -6,7 +6,7 @@ use super::reg::LOG_MAX;
 
 /// At most [`LOG_MAX`] accesses; a newer one pushes out the oldest.
 #[derive(Default)]
-pub(super) struct Log(VecDeque<u32>);
+pub(super) struct Log(pub(super) VecDeque<u32>);
 
 impl Log {
     /// Notes an access of `width` bytes at `offset`. An entry has room for a byte of offset, more than the

@@ -8,6 +8,7 @@ mod bank;
 mod cells;
 mod dma;
 mod log;
+mod state;
 #[cfg(test)]
 mod tests;
 mod window;
@@ -51,6 +52,12 @@ impl Probe {
         ProbeWindow { bank: Arc::clone(&self.bank), from: 0 }
     }
 
+    /// The bank as a part of a snapshot.
+    #[must_use]
+    pub(crate) fn part(&self) -> Arc<Mutex<dyn crate::snapshot::Persist>> {
+        self.bank.clone()
+    }
+
     /// The bank as a device for the MMIO bus.
     #[must_use]
     pub fn mmio(&self) -> ProbeWindow {
@@ -60,7 +67,7 @@ impl Probe {
     /// The window that `mover` moves, from [`kiln_protocol::addresses::PROBE_WINDOW`] on, and whose doorbell counts in `doorbells`, as
     /// a device for the MMIO bus.
     pub(crate) fn window(&self, mover: Arc<Mover>, doorbells: Doorbells) -> Movable {
-        let place = Place::new(PROBE_WINDOW, mover);
+        let place = Place::new(PROBE_WINDOW, mover, doorbells.clone());
         self.bank.lock().unwrap_or_else(PoisonError::into_inner).set_place(place);
         Movable::new(Arc::clone(&self.bank), doorbells)
     }

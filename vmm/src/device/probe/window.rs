@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use serde::{Deserialize, Serialize};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::bank::Bank;
@@ -48,11 +49,51 @@ impl Doorbells {
 pub(super) struct Place {
     base: [u8; 8],
     mover: Arc<Mover>,
+    doorbells: Doorbells,
+    /// The last command was refused, by the device that this one goes on from.
+    was_refused: bool,
+}
+
+/// What is saved of it.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PlaceState {
+    base: [u8; 8],
+    /// Where the window has been moved to, if it has.
+    placed: Option<Moved>,
+    refused: bool,
+    /// How often the doorbell was rung.
+    rung: u64,
+}
+
+/// Where to; to nowhere, if none.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Moved {
+    to: Option<u64>,
 }
 
 impl Place {
-    pub(super) fn new(base: u64, mover: Arc<Mover>) -> Self {
-        Self { base: base.to_le_bytes(), mover }
+    pub(super) fn new(base: u64, mover: Arc<Mover>, doorbells: Doorbells) -> Self {
+        Self { base: base.to_le_bytes(), mover, doorbells, was_refused: false }
+    }
+
+    pub(super) fn state(&self) -> PlaceState {
+        let placed = self.mover.placed().map(|to| Moved { to });
+        PlaceState { base: self.base, placed, refused: self.refused(), rung: self.doorbells.rung() }
+    }
+
+    /// Has the window be where it was, as soon as the machine's map is settled.
+    pub(super) fn take_on(&mut self, state: PlaceState) {
+        (self.base, self.was_refused) = (state.base, state.refused);
+        *self.doorbells.rung.lock().unwrap_or_else(PoisonError::into_inner) = state.rung;
+        if let Some(Moved { to }) = state.placed {
+            self.mover.ask(to);
+        }
+    }
+
+    fn refused(&self) -> bool {
+        self.was_refused || self.mover.refused()
     }
 
     /// The bytes of the base that an access is to, if it is to the base or to a half of it.
@@ -61,7 +102,8 @@ impl Place {
         matches!((at, width), (0, 8) | (0 | 4, 4)).then(|| self.base.get_mut(at..at + width))?
     }
 
-    pub(super) fn command(&self, command: u32) {
+    pub(super) fn command(&mut self, command: u32) {
+        self.was_refused &= !matches!(command, reg::WINDOW_MOVE | reg::WINDOW_HIDE);
         match command {
             reg::WINDOW_MOVE => self.mover.ask(Some(u64::from_le_bytes(self.base))),
             reg::WINDOW_HIDE => self.mover.ask(None),
@@ -70,7 +112,7 @@ impl Place {
     }
 
     pub(super) fn status(&self) -> u32 {
-        if self.mover.refused() { reg::WINDOW_REFUSED } else { reg::WINDOW_OK }
+        if self.refused() { reg::WINDOW_REFUSED } else { reg::WINDOW_OK }
     }
 }
 

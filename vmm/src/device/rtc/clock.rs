@@ -1,5 +1,7 @@
 //! A moment as the chip's registers have it, and as seconds since 1970.
 
+use serde::{Deserialize, Serialize};
+
 use super::{B_24_HOURS, B_BINARY, CENTURY};
 
 /// In hours of twelve, the bit for the second half of the day.
@@ -29,7 +31,8 @@ impl Form {
 }
 
 /// A moment in UTC, in the Gregorian calendar.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Time {
     second: u8,
     minute: u8,

@@ -4,6 +4,7 @@
 //! register B stay clear, so that a driver sees at once that there is nothing to wait for.
 
 mod clock;
+mod state;
 #[cfg(test)]
 mod tests;
 

@@ -3,6 +3,7 @@
 use std::sync::atomic::AtomicI64;
 
 use super::*;
+use crate::snapshot::Persist;
 
 /// 2024-02-29 13:05:09 UTC, a Thursday.
 const MOMENT: i64 = 1_709_211_909;
@@ -131,4 +132,29 @@ fn clock_counts_days_as_the_calendar_does() {
         assert_eq!(bench.clock(), clock);
         assert_eq!(Time::at(seconds).seconds(), seconds);
     }
+}
+
+#[test]
+fn clock_goes_on_in_another_chip_with_the_nmis_that_wait() {
+    let mut bench = bench();
+    bench.set(0x0f, 0x5a);
+    bench.set(STATUS_B, B_SET | B_24_HOURS);
+    bench.set(9, 0x99);
+    bench.set(STATUS_B, B_24_HOURS);
+    bench.chip.write(0, &[0x80 | 0x0f]);
+    assert!(bench.mask.keeps(1) && bench.mask.keeps(3));
+    let state = bench.chip.save().unwrap();
+
+    let mut other = self::bench();
+    let given = Arc::new(Mutex::new(Vec::new()));
+    let gave = given.clone();
+    other.mask.connect(move |cpu| gave.lock().unwrap().push(cpu));
+    other.chip.restore(state.clone()).unwrap();
+    assert!(other.mask.masked() && given.lock().unwrap().is_empty());
+    assert_eq!((other.get(0x0f), other.get(9)), (0x5a, 0x99));
+    assert_eq!(*given.lock().unwrap(), [1, 3], "the first index without the mask lets them through");
+
+    let mut open = state;
+    open["nmi_masked"] = false.into();
+    assert!(other.chip.restore(open).is_err());
 }

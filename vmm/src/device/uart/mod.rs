@@ -6,6 +6,7 @@
 
 mod input;
 mod output;
+mod state;
 #[cfg(test)]
 mod tests;
 
@@ -58,6 +59,7 @@ pub struct Uart {
     broken: bool,
     /// Tells who has more input that there is room for it.
     room: Arc<Room>,
+    line: Arc<dyn Interrupt>,
 }
 
 /// The machine's interrupt line as vm-superio wants it.
@@ -79,12 +81,13 @@ impl Uart {
     #[must_use]
     pub fn new(interrupt: Arc<dyn Interrupt>, out: Box<dyn Write + Send>) -> Self {
         Self {
-            chip: Serial::new(Line(interrupt), Output::new(out)),
+            chip: Serial::new(Line(interrupt.clone()), Output::new(out)),
             waiting: VecDeque::new(),
             taken: 0,
             breaks: VecDeque::new(),
             broken: false,
             room: Arc::default(),
+            line: interrupt,
         }
     }
 

@@ -5,6 +5,7 @@ use std::sync::Mutex;
 
 use super::*;
 use crate::device::testing::{Broken, Edges, Writes};
+use crate::snapshot::Persist;
 
 const LINE_CONTROL: u64 = 3;
 const SCRATCH: u64 = 7;
@@ -304,4 +305,43 @@ fn uart_break_without_room_is_refused_as_a_whole() {
     while bench.uart.enqueue(b"x") == 1 {}
     assert!(!bench.uart.enqueue_break(b'h'));
     assert!(bench.receive().iter().all(|byte| *byte == b'x'));
+}
+
+#[test]
+fn uart_goes_on_in_another_with_its_registers_its_input_and_its_breaks() {
+    let mut bench = bench();
+    bench.out(SCRATCH, 0x5a);
+    bench.out(INTERRUPT_ENABLE, 1);
+    bench.say(b"half a line");
+    let input: Vec<u8> = (0..100).collect();
+    assert_eq!(bench.uart.enqueue(&input), 100);
+    assert!(bench.uart.enqueue_break(b'h') && bench.uart.enqueue_break(b's'));
+    let state = bench.uart.save().unwrap();
+    assert_eq!(bench.writes.bytes(), b"half a line", "nobody else will pass it on");
+
+    let mut other = self::bench();
+    other.uart.restore(state.clone()).unwrap();
+    assert!(other.edges.count() > 0, "the interrupt that was pending is raised there");
+    assert_eq!((other.read(SCRATCH), other.writes.bytes()), (0x5a, vec![]));
+    for byte in 0..100 {
+        assert_eq!((other.read(LINE_STATUS) & BREAK, other.read(DATA)), (0, byte));
+    }
+    for key in *b"hs" {
+        assert_eq!((other.read(LINE_STATUS) & BREAK, other.read(DATA)), (BREAK, 0));
+        assert_eq!((other.read(LINE_STATUS) & BREAK, other.read(DATA)), (0, key));
+    }
+    // A break that the guest has before it, and has not looked at.
+    assert!(bench.uart.enqueue_break(b'x'));
+    while bench.uart.waiting.len() > 1 {
+        bench.read(DATA);
+    }
+    let mut third = self::bench();
+    third.uart.restore(bench.uart.save().unwrap()).unwrap();
+    assert_eq!((third.read(LINE_STATUS) & BREAK, third.read(DATA), third.read(DATA)), (BREAK, 0, b'x'));
+
+    for bad in [serde_json::json!([200]), serde_json::json!([93, 92])] {
+        let mut state = state.clone();
+        state["breaks"] = bad;
+        assert!(third.uart.restore(state).is_err());
+    }
 }

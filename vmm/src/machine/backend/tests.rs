@@ -3,10 +3,14 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
 
 use super::*;
 use crate::bus::BusDevice;
 use crate::irq::Unconnected;
+
+/// Far more than any of these takes on a busy host.
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// A UART connected to `backend`, and what keeps it so.
 struct Bench {
@@ -31,11 +35,12 @@ impl Bench {
 
     /// Reads as a polling driver does, until as many bytes came.
     fn hear(&self, count: usize) -> Vec<u8> {
-        let mut heard = Vec::new();
+        let (mut heard, deadline) = (Vec::new(), Instant::now() + LIMIT);
         while heard.len() < count {
             let mut byte = [0];
             self.uart.lock().unwrap().read(5, &mut byte);
             if byte[0] & 1 == 0 {
+                assert!(Instant::now() < deadline, "{count} bytes were to come: {heard:?}");
                 std::thread::yield_now();
                 continue;
             }
@@ -95,9 +100,11 @@ fn socket_goes_with_its_machine() {
     let bench = bench(&Backend::Socket { path: path.clone() });
     assert!(path.exists());
     bench.finish();
-    let mut client = UnixStream::connect(&path);
+    let (mut client, deadline) = (UnixStream::connect(&path), Instant::now() + LIMIT);
     while let Ok(mut there) = client {
+        assert!(Instant::now() < deadline, "it is still there");
         // Its thread may still be on its way out: a connection then ends.
+        there.set_read_timeout(Some(LIMIT)).unwrap();
         let _end = there.read(&mut [0]);
         client = UnixStream::connect(&path);
     }

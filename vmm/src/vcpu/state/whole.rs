@@ -15,6 +15,14 @@ const TSC_DEADLINE: u32 = 0x6e0;
 /// The registers that count time: `IA32_TIME_STAMP_COUNTER`, `IA32_MPERF`, `IA32_APERF`, Hyper-V's reference counter
 /// and runtime of the vCPU.
 const TIMES: [u32; 5] = [0x10, 0xe7, 0xe8, 0x4000_0020, 0x4000_0010];
+/// `IA32_TIME_STAMP_COUNTER`.
+const TSC: u32 = 0x10;
+/// KVM's wall clock, by both its numbers: to write one makes KVM write the time into guest memory.
+const WALL_CLOCK: [u32; 2] = [0x11, 0x4b56_4d00];
+/// EFER: the guest runs guests of its own (AMD APM, volume 2, §3.1.7).
+const EFER_SVME: u64 = 1 << 12;
+/// CR4: likewise (Intel SDM, volume 3, §2.5).
+const CR4_VMXE: u64 = 1 << 13;
 /// `IA32_SYSENTER_ESP` and `IA32_SYSENTER_EIP`.
 const SYSENTER_ESP: u32 = 0x175;
 const SYSENTER_EIP: u32 = 0x176;
@@ -140,6 +148,47 @@ impl VcpuState {
     /// # Errors
     /// See [`StateError`]; the vCPU then has a part of the state.
     pub fn set(&self, vcpu: &VcpuFd) -> Result<(), StateError> {
+        self.set_with(vcpu, &self.msrs)
+    }
+
+    /// Writes the state to a vCPU of another machine, but for what tells the time and what waits for it
+    /// ([`VcpuState::arm`]).
+    pub(crate) fn set_on_new(&self, vcpu: &VcpuFd) -> Result<(), StateError> {
+        let keep =
+            |index: u32| index != TSC_DEADLINE && !TIMES.contains(&index) && !WALL_CLOCK.contains(&index);
+        let msrs = self.msrs.iter().filter(|(index, _)| keep(**index)).map(|(&index, &value)| (index, value));
+        self.set_with(vcpu, &msrs.collect())
+    }
+
+    /// Writes the timer's deadline, once the time stamp counter says again what it said.
+    pub(crate) fn arm(&self, vcpu: &VcpuFd) -> Result<(), StateError> {
+        let deadline = self.msrs.get_key_value(&TSC_DEADLINE).map(|(&index, &value)| (index, value));
+        set_msrs(vcpu, &deadline.into_iter().collect())
+    }
+
+    /// The time stamp counter.
+    pub(crate) fn tsc(vcpu: &VcpuFd) -> Result<u64, StateError> {
+        Ok(get_msrs(vcpu, &[TSC])?.get(&TSC).copied().unwrap_or(0))
+    }
+
+    /// Sets the time stamp counter. What it says next is more.
+    pub(crate) fn set_tsc(vcpu: &VcpuFd, value: u64) -> Result<(), StateError> {
+        let entry = kvm_msr_entry { index: TSC, data: value, ..kvm_msr_entry::default() };
+        match vcpu.set_msrs(&list(&[entry])?).map_err(refused("KVM_SET_MSRS"))? {
+            1 => Ok(()),
+            _ => Err(StateError::Msr { index: TSC, value }),
+        }
+    }
+
+    /// What this vCPU is in the middle of that is no part of its state here, if it is.
+    pub(crate) fn more_than_this(&self) -> Option<&'static str> {
+        if self.special.efer & EFER_SVME != 0 || self.special.cr4 & CR4_VMXE != 0 {
+            return Some("it runs virtual machines of its own");
+        }
+        self.events.smi.smm.then_some("it is in system management mode")
+    }
+
+    fn set_with(&self, vcpu: &VcpuFd, msrs: &BTreeMap<u32, u64>) -> Result<(), StateError> {
         vcpu.set_mp_state(self.mp_state.into()).map_err(refused("KVM_SET_MP_STATE"))?;
         vcpu.set_regs(&self.registers.into()).map_err(refused("KVM_SET_REGS"))?;
         vcpu.set_sregs(&self.special.into()).map_err(refused("KVM_SET_SREGS"))?;
@@ -161,7 +210,7 @@ impl VcpuState {
             lapic.regs.iter_mut().zip(bytes).for_each(|(to, from)| *to = from.cast_signed());
             vcpu.set_lapic(&lapic).map_err(refused("KVM_SET_LAPIC"))?;
         }
-        set_msrs(vcpu, &self.msrs)?;
+        set_msrs(vcpu, msrs)?;
         vcpu.set_vcpu_events(&self.events.into()).map_err(refused("KVM_SET_VCPU_EVENTS"))
     }
 

@@ -24,7 +24,8 @@ const CHUNK: usize = 256 << 10;
 
 /// Executes requests on one disk.
 pub(super) struct Server {
-    disk: Arc<RawDisk>,
+    /// None: there is nothing to read.
+    disk: Option<Arc<RawDisk>>,
     id: [u8; ID_LEN],
     buffer: Vec<u8>,
 }
@@ -50,7 +51,7 @@ impl From<io::Error> for Failure {
 }
 
 impl Server {
-    pub(super) fn new(disk: Arc<RawDisk>, name: &str) -> Self {
+    pub(super) fn new(disk: Option<Arc<RawDisk>>, name: &str) -> Self {
         let mut id = [0; ID_LEN];
         let len = name.len().min(ID_LEN);
         id[..len].copy_from_slice(&name.as_bytes()[..len]);
@@ -98,24 +99,24 @@ impl Server {
         let sent = total(&chain.readable) - HEADER as u64;
         match u32::from_le_bytes([t0, t1, t2, t3]) {
             IN => {
-                let start = self.place(sector, room)?;
+                let (disk, start) = place(self.disk.as_ref(), sector, room)?;
                 while *written < room {
                     let chunk = self.next_chunk(room - *written, stop)?;
                     let data = &mut self.buffer[..chunk];
-                    self.disk.read_at(data, start + *written)?;
+                    disk.read_at(data, start + *written)?;
                     write_spans(memory, &chain.writable, *written, data)?;
                     *written += chunk as u64;
                 }
                 Ok(())
             }
             OUT => {
-                let start = self.place(sector, sent)?;
-                if self.disk.read_only() {
+                let (disk, start) = place(self.disk.as_ref(), sector, sent)?;
+                if disk.read_only() {
                     return Err(Failure::Status(IO_ERROR));
                 }
-                self.write(memory, &chain.readable, start, sent, stop)
+                self.write(memory, &chain.readable, (&disk, start), sent, stop)
             }
-            FLUSH => Ok(self.disk.flush()?),
+            FLUSH => Ok(self.disk.as_ref().map_or(Ok(()), |disk| disk.flush())?),
             GET_ID => {
                 let len = usize::try_from(room).unwrap_or(usize::MAX).min(ID_LEN);
                 write_spans(memory, &chain.writable, 0, &self.id[..len])?;
@@ -130,7 +131,7 @@ impl Server {
         &mut self,
         memory: &GuestMemory,
         spans: &[Span],
-        start: u64,
+        (disk, start): (&RawDisk, u64),
         len: u64,
         stop: &Stop,
     ) -> Result<(), Failure> {
@@ -139,25 +140,25 @@ impl Server {
             let chunk = self.next_chunk(len - done, stop)?;
             let data = &mut self.buffer[..chunk];
             read_spans(memory, spans, HEADER as u64 + done, data)?;
-            self.disk.write_at(data, start + done)?;
+            disk.write_at(data, start + done)?;
             done += chunk as u64;
         }
         Ok(())
     }
 
-    /// The byte at which a transfer of whole sectors begins, if all of it lies on the disk.
-    fn place(&self, sector: u64, len: u64) -> Result<u64, Failure> {
-        let start = sector.checked_mul(SECTOR).filter(|_| len > 0 && len.is_multiple_of(SECTOR));
-        start
-            .filter(|start| start.checked_add(len).is_some_and(|end| end <= self.disk.size()))
-            .ok_or(Failure::Status(IO_ERROR))
-    }
-
     /// The size of the next piece of a transfer; a stop doesn't wait for the end of a long one.
     fn next_chunk(&self, left: u64, stop: &Stop) -> Result<usize, Failure> {
-        if stop.requested() {
+        if stop.at_once() {
             return Err(Failure::Status(IO_ERROR));
         }
         Ok(usize::try_from(left).unwrap_or(usize::MAX).min(self.buffer.len()))
     }
+}
+
+/// The disk, and the byte at which a transfer of whole sectors begins, if all of it lies on the disk.
+fn place(disk: Option<&Arc<RawDisk>>, sector: u64, len: u64) -> Result<(Arc<RawDisk>, u64), Failure> {
+    let start = sector.checked_mul(SECTOR).filter(|_| len > 0 && len.is_multiple_of(SECTOR));
+    let end = start.and_then(|start| start.checked_add(len));
+    let disk = disk.filter(|disk| end.is_some_and(|end| end <= disk.size()));
+    disk.cloned().zip(start).ok_or(Failure::Status(IO_ERROR))
 }

@@ -187,3 +187,48 @@ fn an_indirect_table_may_not_name_another() {
         driver.offer(0, 0);
     });
 }
+
+#[test]
+fn a_request_that_came_while_the_device_rested_is_served_by_the_next_once() {
+    for _ in 0..20 {
+        let (mut driver, file) = start(false);
+        assert_eq!(request(&mut driver, 0, 3, &[(DATA, 512, true)]).0, 0);
+        driver.put(HEADER, &[0; 16]);
+        driver.put(STATUS, &[0xee]);
+        // One may be served before the device rests or after it, one comes while nobody is there.
+        let parts = [(HEADER, 16, false), (DATA, 512, true), (STATUS, 1, true)];
+        let early = driver.add(0, &parts);
+        let state = driver.rest();
+        let late = driver.add(0, &parts);
+        let device = BlockDevice::new(RawDisk::open(file.path(), false).unwrap(), "vda".to_owned());
+        driver.go_on(Box::new(device), state).unwrap();
+        for head in [early, late] {
+            assert_eq!(driver.used(0), (u32::from(head), 513));
+        }
+        assert_eq!(request(&mut driver, 0, 5, &[(DATA, 512, true)]), (0, 513));
+        assert_eq!(driver.take(DATA, 1), [5]);
+    }
+}
+
+#[test]
+fn a_reserved_disk_has_nothing_until_a_file_takes_its_place() {
+    let reserved = |disk| Box::new(BlockDevice::reserved(disk, "vda".to_owned()));
+    let mut driver = Driver::new(reserved(None));
+    driver.start(FEATURE_RO, 1);
+    assert_eq!((driver.get(0x100), driver.get(0x104)), (0, 0));
+    assert_eq!(request(&mut driver, 0, 0, &[(DATA, 512, true)]).0, 1);
+    let state = driver.rest();
+
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), [9; 1024]).unwrap();
+    driver.go_on(reserved(Some(RawDisk::open(file.path(), true).unwrap())), state).unwrap();
+    let generation = driver.get(0xfc);
+    driver.transport.config_changed().unwrap();
+    assert_ne!(driver.get(0xfc), generation);
+    assert_eq!(driver.get(0x60) & 2, 2, "the driver is told");
+    assert_eq!(driver.get(0x100), 2);
+    assert_eq!(request(&mut driver, 0, 1, &[(DATA, 512, true)]), (0, 513));
+    assert_eq!(driver.take(DATA, 1), [9]);
+    assert_eq!(request(&mut driver, 1, 1, &[(DATA, 512, false)]).0, 1, "it is only read");
+    assert!(crate::snapshot::Persist::save(&mut driver.transport).is_err(), "what it has is in no snapshot");
+}

@@ -60,6 +60,16 @@ impl Control {
         self.send(port, PORT_OPEN, u16::from(open), &[]);
     }
 
+    /// The queues, and the messages that wait for room.
+    pub(super) fn into_parts(self) -> (Ring, Ring, Vec<Vec<u8>>) {
+        (self.rx, self.tx, self.waiting.into())
+    }
+
+    /// Has these messages wait.
+    pub(super) fn take_on(&mut self, waiting: Vec<Vec<u8>>) {
+        self.waiting = waiting.into();
+    }
+
     fn send(&mut self, port: u32, event: u16, value: u16, tail: &[u8]) {
         let mut message = Vec::with_capacity(8 + tail.len());
         message.extend_from_slice(&port.to_le_bytes());

@@ -9,6 +9,7 @@ use vm_memory::bitmap::BitmapSlice;
 use vm_memory::{GuestMemoryBackend, ReadVolatile, VolatileMemoryError, VolatileSlice, WriteVolatile};
 
 use super::ConsoleEnd;
+use super::state::PortState;
 use crate::memory::GuestMemory;
 use crate::virtio::ring::{Chain, Ring, RingError, Span, total};
 
@@ -65,6 +66,8 @@ pub(super) struct Port {
     room: Option<Chain>,
     /// Bytes of the guest's that are partly sent.
     sending: Option<(Chain, u64)>,
+    /// How much of the next chain was sent before, by a device that this one goes on from.
+    sent_before: u64,
 }
 
 /// How many bytes a queue moves in a turn, about: the others' turns, and the end of the machine, must not wait for a
@@ -94,7 +97,40 @@ impl Port {
             blocked: false,
             room: None,
             sending: None,
+            sent_before: 0,
         }
+    }
+
+    /// Takes on how another device left this port. A port whose stream had ended has none here either.
+    pub(super) fn take_on(&mut self, state: PortState) {
+        (self.guest_open, self.closing, self.announced) = (state.guest_open, state.closing, state.announced);
+        self.sent_before = state.sent;
+        let console = matches!(self.host, Some(Host::Console(_)));
+        if console {
+            self.ended = state.ended;
+        } else if state.ended {
+            self.hang_up();
+        }
+    }
+
+    /// How the port is left, with its queues as far as they are served: a chain in hand is put back.
+    pub(super) fn into_parts(mut self) -> (PortState, [Ring; 2], Option<Host>) {
+        let mut sent = self.sent_before;
+        if let Some((_, done)) = self.sending.take() {
+            self.tx.put_back();
+            sent = done;
+        }
+        if self.room.take().is_some() {
+            self.rx.put_back();
+        }
+        let state = PortState {
+            guest_open: self.guest_open,
+            closing: self.closing,
+            ended: self.ended,
+            announced: self.announced,
+            sent,
+        };
+        (state, [self.rx, self.tx], self.host)
     }
 
     /// The descriptor to poll for input: only while the guest listens and has room.
@@ -129,7 +165,7 @@ impl Port {
             let (chain, done) = match self.sending.take() {
                 Some(sending) => sending,
                 None => match self.tx.pop()? {
-                    Some(chain) => (chain, 0),
+                    Some(chain) => (chain, std::mem::take(&mut self.sent_before)),
                     None => return Ok(Progress::Idle),
                 },
             };

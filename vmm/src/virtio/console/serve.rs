@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use virtio_queue::Queue;
 
 use super::control::{Control, Request};
 use super::port::{Host, Port, Progress};
+use super::state::Active;
 use crate::memory::GuestMemory;
 use crate::virtio::device::InterruptSource;
 use crate::virtio::ring::{Ring, RingError};
@@ -20,6 +22,15 @@ pub(super) struct Server {
     ports: Vec<Port>,
     control: Option<Control>,
     memory: Arc<GuestMemory>,
+}
+
+/// What a server leaves.
+pub(super) struct Left {
+    /// In the device's order.
+    pub(super) queues: Vec<Queue>,
+    /// A port each.
+    pub(super) hosts: Vec<Option<Host>>,
+    pub(super) state: Active,
 }
 
 /// What a polled descriptor stands for.
@@ -36,10 +47,13 @@ impl Server {
         Self { ports, control, memory }
     }
 
-    /// Serves until it is told to stop or the driver breaks a rule, then gives back the host's sides that
-    /// live on: the console, and the streams that the guest never opened.
-    pub(super) fn run(mut self, stop: &Stop, interrupt: &InterruptSource) -> Vec<Option<Host>> {
+    /// Serves until it is told to end or the driver breaks a rule, then gives back what is left. Unless another is to go on
+    /// from there, of the host's sides live on: the console, and the streams that the guest never opened.
+    pub(super) fn run(mut self, stop: &Stop, interrupt: &InterruptSource) -> Left {
         let failed = self.serve(stop).is_err();
+        if !failed && !stop.at_once() {
+            return self.leave();
+        }
         if !failed {
             self.drain();
         }
@@ -52,7 +66,34 @@ impl Server {
         if failed {
             interrupt.fail();
         }
-        self.ports.into_iter().map(|port| port.host).collect()
+        self.leave()
+    }
+
+    /// Takes on how another device left its ports, and what it had to say.
+    pub(super) fn take_on(&mut self, state: Active) {
+        for (port, state) in self.ports.iter_mut().zip(state.ports) {
+            port.take_on(state);
+        }
+        if let Some(control) = &mut self.control {
+            control.take_on(state.waiting);
+        }
+    }
+
+    fn leave(self) -> Left {
+        let (mut queues, mut hosts, mut ports, mut waiting) = Default::default();
+        let mut control = self.control;
+        for port in self.ports {
+            let (state, rings, host) = port.into_parts();
+            Vec::extend(&mut queues, rings.map(Ring::into_queue));
+            Vec::push(&mut hosts, host);
+            Vec::push(&mut ports, state);
+            // The control's queues lie behind those of the first port (virtio 1.2, §5.3.2).
+            if let Some((rx, tx, messages)) = control.take().map(Control::into_parts) {
+                queues.extend([rx, tx].map(Ring::into_queue));
+                waiting = messages;
+            }
+        }
+        Left { queues, hosts, state: Active { ports, waiting } }
     }
 
     fn serve(&mut self, stop: &Stop) -> Result<(), RingError> {

@@ -327,3 +327,70 @@ fn a_stream_of_megabytes_arrives_whole() {
     }
     assert!(reader.join().unwrap() == source);
 }
+
+/// A device on other streams, with as many ports.
+fn another(ports: usize) -> (Box<ConsoleDevice>, Vec<UnixStream>) {
+    let end = ConsoleEnd { input: None, output: Box::new(io::sink()) };
+    let (outer, inner): (Vec<_>, Vec<_>) = (1..=ports)
+        .map(|id| UnixStream::pair().map(|(outer, inner)| (outer, (format!("port{id}"), inner))).unwrap())
+        .unzip();
+    (Box::new(ConsoleDevice::new(Some(end), inner).unwrap()), outer)
+}
+
+#[test]
+fn a_port_that_was_open_goes_on_with_another_stream_and_no_word() {
+    let mut rig = open_rig(2);
+    // The guest has room for bytes that have not come.
+    rig.driver.add(rx(1), &[(DATA, 64, true)]);
+    let state = rig.driver.rest();
+    let (device, mut streams) = another(2);
+    rig.driver.go_on(device, state).unwrap();
+    streams[0].write_all(b"later").unwrap();
+    let (_, length) = rig.driver.used(rx(1));
+    assert_eq!(rig.driver.take(DATA, usize::try_from(length).unwrap()), b"later");
+    rig.send(1, b"answer");
+    let mut answer = [0; 6];
+    streams[0].read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"answer");
+    // The first word after all that is the one that the host's going causes.
+    rig.driver.add(rx(2), &[(DATA, 64, true)]);
+    drop(streams.remove(1));
+    assert_eq!(rig.hear(), (2, 6, 0, String::new()));
+}
+
+#[test]
+fn bytes_on_their_way_are_sent_once_by_one_device_or_the_next() {
+    let sent: Vec<u8> = (0..1u32 << 20).flat_map(u32::to_le_bytes).collect();
+    let mut rig = open_rig(1);
+    rig.driver.put(DATA, &sent);
+    // More than a stream takes that nobody reads.
+    rig.driver.add(rx(1) + 1, &[(DATA, u32::try_from(sent.len()).unwrap(), false)]);
+    let mut first = [0];
+    rig.ports[0].read_exact(&mut first).unwrap();
+    let state = rig.driver.rest();
+    let (device, streams) = another(1);
+    let mut got = first.to_vec();
+    // The old streams end with the old device.
+    rig.driver.go_on(device, state).unwrap();
+    rig.ports[0].read_to_end(&mut got).unwrap();
+    assert!(got.len() < sent.len());
+    let mut rest = vec![0; sent.len() - got.len()];
+    (&streams[0]).read_exact(&mut rest).unwrap();
+    got.extend(rest);
+    assert!(got == sent);
+    rig.driver.used(rx(1) + 1);
+}
+
+#[test]
+fn a_state_with_other_ports_or_endless_messages_is_refused() {
+    let mut rig = open_rig(2);
+    let state = rig.driver.rest();
+    let mut long = state.clone();
+    long["device"]["active"]["waiting"] = vec![vec![0u8; 8]; 1000].into();
+    let mut large = state.clone();
+    large["device"]["active"]["waiting"] = vec![vec![0u8; 1000]].into();
+    for state in [long, large, serde_json::Value::Null] {
+        assert!(rig.driver.go_on(another(2).0, state).is_err());
+    }
+    assert!(rig.driver.go_on(another(1).0, state).is_err());
+}

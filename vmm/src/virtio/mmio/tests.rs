@@ -1,6 +1,8 @@
 //! The transport as a driver drives it.
 
 use super::*;
+use crate::snapshot::PersistError;
+use crate::virtio::device::Rested;
 use crate::virtio::testing::{Driver, RAM};
 
 /// A device that notes what is asked of it.
@@ -37,6 +39,14 @@ impl VirtioDevice for Probe {
     }
     fn reset(&mut self) {
         self.active = None;
+    }
+    fn rest(&mut self) -> Result<Rested, PersistError> {
+        let queues =
+            self.active.take().map(|active| active.queues.into_iter().map(|(queue, _)| queue).collect());
+        Ok(Rested { queues, state: serde_json::Value::Null })
+    }
+    fn take_on(&mut self, _state: serde_json::Value) -> Result<(), PersistError> {
+        Ok(())
     }
 }
 
@@ -192,4 +202,39 @@ fn the_config_takes_any_width() {
     assert_eq!(data, [0, 9, 0, 0, 0, 0, 0, 0]);
     driver.transport.read(u64::MAX, &mut data);
     assert_eq!(data, [0; 8]);
+}
+
+#[test]
+fn registers_and_queues_are_as_they_were_in_the_next_transport() {
+    let mut driver = driver();
+    driver.start(1, 2);
+    driver.set(0x14, 1);
+    driver.set(0x30, 1);
+    let state = driver.rest();
+    driver.go_on(Box::new(Probe::default()), state).unwrap();
+    assert_eq!((driver.get(0x70), driver.get(0x44), driver.get(0x34)), (15, 1, 16));
+    assert_eq!(driver.get(0x10), 1, "the selected half of the features");
+    driver.set(0x70, 0);
+    assert_eq!(driver.get(0x44), 0);
+}
+
+#[test]
+fn states_that_no_driver_leads_to_are_refused() {
+    let mut driver = driver();
+    driver.start(1, 2);
+    let state = driver.rest();
+    let changes: [(&str, serde_json::Value); 6] = [
+        ("/status", 0x1000.into()),
+        ("/status", 0.into()),
+        ("/driver_features", u64::MAX.into()),
+        ("/queues/0/size", 3.into()),
+        ("/queues/0/desc_table", RAM.into()),
+        ("/queues/1/used_ring", (!0xfff_u64).into()),
+    ];
+    for (place, value) in changes {
+        let mut changed = state.clone();
+        *changed.pointer_mut(place).unwrap() = value;
+        assert!(driver.go_on(Box::new(Probe::default()), changed).is_err(), "{place}");
+    }
+    driver.go_on(Box::new(Probe::default()), state).unwrap();
 }

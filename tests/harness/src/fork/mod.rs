@@ -1,0 +1,98 @@
+//! Machines that go on from a snapshot: one guest boots, says hello and is saved; each case has a fork of it.
+//!
+//! A snapshot does not know the program that is tested. That comes on a disk of its own, which the fork's agent mounts when
+//! it adopts the guest: it is told then what time it is, given random numbers of its own, and an identity. What a fork can't
+//! be had for is booted: a case runs either way, and sees no difference but in what it costs.
+
+mod error;
+mod snapshot;
+
+use std::io::{self, Read};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use kiln_protocol::wire::ENTROPY;
+use kiln_vmm::config::MachineConfig;
+use kiln_vmm::machine::{Machine, RestoreIo};
+use kiln_vmm::snapshot::SnapshotError;
+
+use crate::agent::{Adoption, AgentError, CaseDisk, Client};
+pub(crate) use error::ForkError;
+pub(crate) use snapshot::Snapshot;
+
+/// Whether cases begin from snapshots: `off` boots a machine for each.
+pub const VARIABLE: &str = "KILN_SNAPSHOT";
+
+/// How long a fork's agent may take before its guest is given up: a guest that was saved whole takes some milliseconds.
+pub(crate) const ADOPTION: Duration = Duration::from_secs(30);
+
+/// How many machines of this process went on from a snapshot.
+static FORKED: AtomicUsize = AtomicUsize::new(0);
+
+/// How many machines of this process went on from a snapshot.
+pub(crate) fn count() -> usize {
+    FORKED.load(Ordering::Relaxed)
+}
+
+/// Whether whoever started this process wants no snapshots.
+pub(crate) fn is_off() -> bool {
+    std::env::var_os(VARIABLE).is_some_and(|value| value == "off")
+}
+
+/// Where a machine begins in place of a boot.
+pub(crate) struct Fork {
+    pub(crate) snapshot: Arc<Snapshot>,
+    /// The disk with the program that is tested.
+    pub(crate) disk: PathBuf,
+    /// The machine that is booted where no fork can be had, and when a fork is reset.
+    pub(crate) boot: BootInstead,
+}
+
+/// Makes the configuration of the machine that is booted in a fork's place, or says why there is none.
+pub(crate) type BootInstead = Box<dyn Fn() -> Result<MachineConfig, String> + Send + Sync>;
+
+/// What is said to the agent of a fork before anything else.
+pub(crate) struct Adopting {
+    snapshot: Arc<Snapshot>,
+    adoption: Adoption,
+}
+
+impl Fork {
+    /// A machine that goes on from the snapshot, with `io`, whose reserved disk is this one's.
+    pub(crate) fn restore(&self, io: RestoreIo) -> Result<(Machine, Adopting), SnapshotError> {
+        let read = |source| SnapshotError::Read { path: self.disk.clone(), source };
+        let size = std::fs::metadata(&self.disk).map_err(read)?.len();
+        let (mut entropy, mut machine_id) = (vec![0; 2 * *ENTROPY.start()], [0; 16]);
+        let random = |bytes: &mut [u8]| std::fs::File::open("/dev/urandom")?.read_exact(bytes);
+        random(&mut entropy).and_then(|()| random(&mut machine_id)).map_err(read)?;
+        let machine = Machine::restore(
+            self.snapshot.folder(),
+            RestoreIo { reserved_disk: Some(self.disk.clone()), ..io },
+        )?;
+        FORKED.fetch_add(1, Ordering::Relaxed);
+        let adoption = Adoption {
+            entropy,
+            hostname: None,
+            machine_id: Some(machine_id),
+            disk: Some(CaseDisk { serial: self.snapshot.reserved_disk().to_owned(), size }),
+        };
+        Ok((machine, Adopting { snapshot: self.snapshot.clone(), adoption }))
+    }
+}
+
+impl Adopting {
+    /// Takes up the talk with the agent at the other end of `port`, and has it adopt its guest.
+    pub(crate) fn adopt(self, port: UnixStream) -> Result<Client, AgentError> {
+        let client = self.snapshot.client(port)?;
+        client.adopt(&self.adoption)?;
+        Ok(client)
+    }
+}
+
+/// What reads from a file that can't be there.
+pub(crate) fn missing(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::NotFound, what.to_owned())
+}

@@ -1,0 +1,214 @@
+//! A guest that booted, said hello, and was saved in the cache.
+
+use std::fs;
+use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use kiln_protocol::wire::{self, Hello};
+use kiln_rootfs::cache::{Cache, Key};
+use kiln_vmm::config::{Boot, MachineConfig};
+use kiln_vmm::machine::{Machine, MachineIo, MachineState};
+use kiln_vmm::snapshot;
+use serde::{Deserialize, Serialize};
+
+use super::{ForkError, missing};
+use crate::agent::{AgentError, Client};
+use crate::console::Console;
+use crate::gate::KVM_NODE;
+
+/// Changes whenever what is done before a guest is saved does.
+const FORM: &str = "snapshot-1";
+/// The kind of the cache's entries.
+const KIND: &str = "snapshots";
+/// What the machine's own files are in.
+const MACHINE: &str = "machine";
+/// What the harness knows of the guest.
+const GREETING: &str = "greeting.json";
+/// What it said on its console until then.
+const CONSOLE: &str = "console.log";
+/// How often it is looked at whether the guest that is to be saved has ended before.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// A guest that is ready for whoever forks it.
+pub(crate) struct Snapshot {
+    folder: PathBuf,
+    greeting: Greeting,
+    console: Vec<u8>,
+}
+
+/// What of the talk with the agent was said before.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Greeting {
+    hello: Hello,
+    last_request: u32,
+    /// The serial number of the disk that a fork gets.
+    reserved_disk: String,
+}
+
+impl Snapshot {
+    /// The snapshot of the machine `config`, which has a reserved disk, in `cache`: made, within `limit`, if it is not there.
+    /// While one process makes it, others that want it wait.
+    pub(crate) fn of(cache: &Cache, config: &MachineConfig, limit: Duration) -> Result<Self, ForkError> {
+        let entry = cache.entry(KIND, &key(config)?, |folder| make(config, limit, folder))?;
+        let read = |name: &str| {
+            fs::read(entry.join(name)).map_err(failed(&format!("can't read {name} of a snapshot")))
+        };
+        let greeting = serde_json::from_slice(&read(GREETING)?).map_err(io::Error::from);
+        Ok(Self {
+            greeting: greeting.map_err(failed("can't read a snapshot"))?,
+            console: read(CONSOLE)?,
+            folder: entry.join(MACHINE),
+        })
+    }
+
+    /// Where the machine's own files are.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The serial number of the disk that a fork gets.
+    pub(crate) fn reserved_disk(&self) -> &str {
+        &self.greeting.reserved_disk
+    }
+
+    /// What the guest said on its console until it was saved.
+    pub(crate) fn console(&self) -> &[u8] {
+        &self.console
+    }
+
+    /// Takes up the talk with the agent of a fork, on its `port`.
+    pub(super) fn client(&self, port: UnixStream) -> Result<Client, AgentError> {
+        Client::of_fork(port, self.greeting.hello.clone(), self.greeting.last_request)
+    }
+}
+
+fn failed(what: &str) -> impl FnOnce(io::Error) -> ForkError {
+    move |source| ForkError::File { what: what.to_owned(), source }
+}
+
+/// Of all that a saved guest depends on: its machine, what it boots, and the host.
+fn key(config: &MachineConfig) -> Result<Key, ForkError> {
+    let text = |value: serde_json::Result<Vec<u8>>| {
+        value.map_err(|error| failed("can't write down a machine")(error.into()))
+    };
+    let mut key = Key::new(FORM)
+        .field("machine", &text(serde_json::to_vec(config))?)
+        .field("protocol", &wire::VERSION.to_le_bytes())
+        .field("host", &text(serde_json::to_vec(&snapshot::identity(Path::new(KVM_NODE))?))?);
+    let Boot::Kernel { kernel, initrd, .. } = &config.boot else {
+        return Err(failed("only a guest that boots a kernel has an agent")(missing("no kernel")));
+    };
+    for path in [Some(kernel), initrd.as_ref()].into_iter().flatten() {
+        key = key.field("file", stamp(path)?.as_bytes());
+    }
+    for disk in &config.disks {
+        key = key.field("disk", stamp(&disk.path)?.as_bytes());
+    }
+    Ok(key)
+}
+
+/// What changes with a file's content.
+fn stamp(path: &Path) -> Result<String, ForkError> {
+    let m = fs::metadata(path).map_err(failed(&format!("can't measure {}", path.display())))?;
+    Ok(format!("{:x} {:x} {:x} {:?}", m.dev(), m.ino(), m.size(), (m.mtime(), m.mtime_nsec(), m.ctime())))
+}
+
+/// Boots the machine, and saves it in `folder` when its agent has said hello and is at rest.
+fn make(config: &MachineConfig, limit: Duration, folder: &Path) -> Result<(), ForkError> {
+    let deadline = Instant::now() + limit;
+    let said = Said::default();
+    let (near, far) = UnixStream::pair().map_err(failed("can't make a pair of sockets"))?;
+    let mut ports = vec![far];
+    let mut others = Vec::new();
+    for _ in config.ports.iter().skip(1) {
+        let (near, far) = UnixStream::pair().map_err(failed("can't make a pair of sockets"))?;
+        ports.push(far);
+        others.push(near);
+    }
+    let io = MachineIo { serial: Box::new(said.clone()), console: None, ports };
+    let running = Machine::new(config, io)?.start()?;
+    let (ready, readied) = mpsc::channel();
+    let talk = thread::Builder::new().name("settle".to_owned()).spawn(move || {
+        let client = Client::connect(near).and_then(|client| client.settle().map(|()| client));
+        // Nobody waits any more for a guest that has ended.
+        let _unread = ready.send(client);
+    });
+    let talk = talk.map_err(failed("can't start a thread"))?;
+    let client = loop {
+        match readied.recv_timeout(LOOK) {
+            Ok(client) => break client,
+            Err(_) if running.state() != MachineState::Stopped && Instant::now() < deadline => {}
+            Err(_) => break Err(AgentError::Lost),
+        }
+    };
+    let guest = |source| ForkError::Guest { tail: said.text(), source };
+    let client = match client {
+        Ok(client) => client,
+        Err(error) => {
+            // With the machine its ports are gone, and with them the agent's.
+            drop(running);
+            let _ended = talk.join();
+            return Err(guest(error));
+        }
+    };
+    let mut console = Console::default();
+    console.feed(&said.bytes());
+    if let Some((_, line)) = console.summary().first {
+        return Err(ForkError::Reported(line));
+    }
+    let letter = char::from(b'a'.saturating_add(u8::try_from(config.disks.len()).unwrap_or(u8::MAX)));
+    let greeting = Greeting {
+        hello: client.hello().clone(),
+        last_request: client.last_request(),
+        reserved_disk: format!("vd{letter}"),
+    };
+    running.save(&folder.join(MACHINE))?;
+    drop((client, others));
+    let write = |name: &str, bytes: &[u8]| {
+        fs::write(folder.join(name), bytes).map_err(failed(&format!("can't write {name} of a snapshot")))
+    };
+    write(
+        GREETING,
+        &serde_json::to_vec(&greeting).map_err(|error| failed("can't write a snapshot")(error.into()))?,
+    )?;
+    write(CONSOLE, &said.bytes())
+}
+
+/// What a guest says on its console.
+#[derive(Clone, Default)]
+struct Said(Arc<Mutex<Vec<u8>>>);
+
+/// The most that is kept of it: a boot says some 20 KiB.
+const SAID_MAX: usize = 1 << 20;
+
+impl Said {
+    fn bytes(&self) -> Vec<u8> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The last of it.
+    fn text(&self) -> String {
+        let mut console = Console::default();
+        console.feed(&self.bytes());
+        console.summary().tail.join("\n")
+    }
+}
+
+impl Write for Said {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let room = SAID_MAX.saturating_sub(said.len()).min(bytes.len());
+        said.extend_from_slice(&bytes[..room]);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,314 @@
+//! Machines that are saved, and go on in this process and in another one.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use kiln::cases::{CASES, Case, linkme};
+use kiln::fixtures::carries_on::{self, COUNT};
+use kiln::gate::Needs;
+use kiln::vmm::machine::{Controller, DebugRequest, Machine, MachineState, Owner, RestoreIo, Running};
+use kiln::vmm::outcome::Outcome;
+use kiln::vmm::snapshot::SnapshotError;
+use kiln::vmm::vm_memory::{Bytes, GuestAddress};
+
+use super::control::{Result, build};
+
+/// Far more than any of these takes on a busy host.
+const LIMIT: Duration = Duration::from_secs(60);
+/// The word that ends the guest, and one that is the host's.
+const OVER: u64 = COUNT + 8;
+const HOSTS: u64 = COUNT + 16;
+/// Tells a process that it is to go on from the snapshot of that name.
+const GO_ON_FROM: &str = "KILN_SUITES_SNAPSHOT";
+const CHILD: &str = "snapshots::machine_goes_on_in_another_process";
+/// No difference.
+const NONE: [String; 0] = [];
+
+#[linkme::distributed_slice(CASES)]
+#[linkme(crate = linkme)]
+static SNAPSHOTS: fn() -> Vec<Case> = || {
+    let case = |name: &str, body: fn() -> Result<()>| {
+        let path = format!("payloads::snapshots::{name}");
+        Case::host(&path, Needs::Payload, move || body().map_err(|error| kiln::vmm::chain(&*error)))
+    };
+    vec![
+        case("machines_go_on_from_where_one_stood", many_at_once),
+        case("machine_goes_on_in_another_process", in_another_process),
+        case("machine_without_interrupt_controllers_goes_on", without_irqchip),
+        case("restored_state_is_the_saved_one", state_is_the_same),
+        case("machine_that_went_on_is_saved_again", again),
+        case("damaged_snapshot_is_refused_in_words", damaged),
+        case("snapshot_takes_nobodys_place", nobodys_place),
+        case("snapshot_that_is_removed_leaves_its_machines_alone", removed),
+        case("paused_machine_is_saved_by_who_does_not_hold_it", paused),
+        case("machine_with_a_debugger_is_not_saved", debugged),
+    ]
+};
+
+fn start(irqchip: bool) -> Result<Running> {
+    let super::Staged(config, _) = super::flat(&carries_on::payload())?;
+    Ok(build(&kiln::vmm::config::MachineConfig { irqchip, ..config })?.start()?)
+}
+
+/// The word at `at`.
+fn word(machine: &Controller, at: u64) -> Result<u64> {
+    Ok(machine.memory().read_obj(GuestAddress(at))?)
+}
+
+/// Waits until the guest has counted beyond `from`.
+fn counted(machine: &Controller, from: u64) -> Result<u64> {
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        match word(machine, COUNT)? {
+            now if now > from => return Ok(now),
+            now if machine.state() == MachineState::Stopped || Instant::now() > deadline => {
+                return Err(format!("it stands at {now} and not past {from}: {:?}", machine.state()).into());
+            }
+            _ => std::thread::yield_now(),
+        }
+    }
+}
+
+/// A machine in mid-run, saved in `to`; what it had counted.
+fn save(to: &Path, irqchip: bool) -> Result<()> {
+    let running = start(irqchip)?;
+    counted(&running.controller(), 1000)?;
+    let ended = running.save(to)?;
+    assert_eq!(ended.outcome, Outcome::Stopped);
+    Ok(())
+}
+
+fn nobody() -> RestoreIo {
+    let serial = Box::new(std::io::sink());
+    RestoreIo { name: None, serial, console: None, ports: Vec::new(), reserved_disk: None }
+}
+
+fn restore(from: &Path) -> std::result::Result<Machine, SnapshotError> {
+    Machine::restore(from, nobody())
+}
+
+/// Has the guest go on for a while, and end by itself: it has found all of its counts in step until then.
+fn finish(running: Running) -> Result<()> {
+    let controller = running.controller();
+    let now = word(&controller, COUNT)?;
+    counted(&controller, now + 1000)?;
+    controller.memory().write_obj(1u64, GuestAddress(OVER))?;
+    let ended = running.wait(Some(Instant::now() + LIMIT));
+    assert_eq!(ended.outcome, Outcome::DebugExit { value: 0 }, "{:?}", ended.dumps);
+    Ok(())
+}
+
+fn many_at_once() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let at = folder.path().join("snapshot");
+    save(&at, true)?;
+    let machines = (0..8).map(|_| restore(&at)).collect::<std::result::Result<Vec<_>, _>>()?;
+    let stood = word(&machines[0].controller(), COUNT)?;
+    assert!(stood > 1000);
+    let mut running = Vec::new();
+    for (own, machine) in (1u64..).zip(machines) {
+        // What the siblings before it counted and were told is not here.
+        assert_eq!(word(&machine.controller(), COUNT)?, stood);
+        assert_eq!(word(&machine.controller(), HOSTS)?, 0);
+        machine.controller().memory().write_obj(own, GuestAddress(HOSTS))?;
+        let machine = machine.start()?;
+        counted(&machine.controller(), stood)?;
+        running.push(machine);
+    }
+    for (own, machine) in (1u64..).zip(running) {
+        assert_eq!(word(&machine.controller(), HOSTS)?, own);
+        finish(machine)?;
+    }
+    Ok(())
+}
+
+fn in_another_process() -> Result<()> {
+    if let Some(from) = std::env::var_os(GO_ON_FROM) {
+        return finish(restore(Path::new(&from))?.start()?);
+    }
+    let folder = tempfile::tempdir()?;
+    let at = folder.path().join("snapshot");
+    save(&at, true)?;
+    let mut other = Command::new(std::env::current_exe()?);
+    let done = other.args(["--exact", CHILD]).env(GO_ON_FROM, &at).output()?;
+    let said = String::from_utf8_lossy(&done.stdout);
+    assert!(done.status.success() && said.contains("1 passed"), "{said}");
+    // And here as well.
+    finish(restore(&at)?.start()?)
+}
+
+fn without_irqchip() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let at = folder.path().join("snapshot");
+    save(&at, false)?;
+    finish(restore(&at)?.start()?)
+}
+
+fn state_is_the_same() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let at = folder.path().join("snapshot");
+    let running = start(true)?;
+    counted(&running.controller(), 1000)?;
+    let owner = Owner::new("test");
+    running.controller().hold(&owner)?;
+    let saved = running.controller().vcpu_states()?;
+    running.save(&at)?;
+
+    let machine = restore(&at)?;
+    machine.controller().hold(&owner)?;
+    let running = machine.start()?;
+    let restored = running.controller().vcpu_states()?;
+    assert_eq!(restored[0].differences(&saved[0]), NONE);
+    // The time stamp counter goes on: neither anew, nor by the time for which nobody ran.
+    let [before, after] = [&saved, &restored].map(|states| states[0].msrs[&0x10]);
+    let khz = running.controller().run_on_vcpu(0, |vcpu| vcpu.get_tsc_khz())??;
+    let most = LIMIT.as_secs() * 1000 * u64::from(khz);
+    assert!((before..before + most).contains(&after), "{before} before, {after} after, {khz} kHz");
+    running.controller().release(&owner)?;
+    finish(running)
+}
+
+fn again() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let mut at = folder.path().join("0");
+    save(&at, true)?;
+    let mut stood = 1000;
+    for generation in 1..4 {
+        let running = restore(&at)?.start()?;
+        stood = counted(&running.controller(), stood + 1000)?;
+        at = folder.path().join(generation.to_string());
+        running.save(&at)?;
+    }
+    let machine = restore(&at)?;
+    assert!(word(&machine.controller(), COUNT)? >= stood);
+    finish(machine.start()?)
+}
+
+/// A copy of the snapshot `from`, with `change` made to its file `name`.
+fn changed(from: &Path, name: &str, change: impl Fn(&mut Vec<u8>)) -> Result<tempfile::TempDir> {
+    let copy = tempfile::tempdir()?;
+    for file in ["state.json", "memory"] {
+        if file == name {
+            let mut bytes = std::fs::read(from.join(file))?;
+            change(&mut bytes);
+            std::fs::write(copy.path().join(file), bytes)?;
+        } else {
+            std::os::unix::fs::symlink(from.join(file), copy.path().join(file))?;
+        }
+    }
+    Ok(copy)
+}
+
+/// Why the snapshot is refused.
+fn refused(from: &Path) -> Result<String> {
+    match restore(from) {
+        Ok(_) => Err("a damaged snapshot was taken for a good one".into()),
+        Err(error) if error.is_stale() => Ok(kiln::vmm::chain(&error)),
+        Err(error) => Err(format!("it is not said that it is of no use: {error}").into()),
+    }
+}
+
+fn damaged() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let at = folder.path().join("snapshot");
+    save(&at, true)?;
+    let length = std::fs::metadata(at.join("state.json"))?.len();
+    for end in (0..usize::try_from(length)?).step_by(4096) {
+        let copy = changed(&at, "state.json", |bytes| bytes.truncate(end))?;
+        let why = refused(copy.path())?;
+        assert!(why.contains("state.json") && why.contains("damaged"), "{end} bytes: {why}");
+    }
+    let copy = changed(&at, "state.json", |bytes| *bytes.last_mut().unwrap_or(&mut 0) ^= 1)?;
+    assert!(refused(copy.path())?.contains("not those that were written"));
+    let copy = changed(&at, "state.json", |bytes| {
+        let text = String::from_utf8_lossy(bytes).replacen("\"kiln_snapshot\":", "\"kiln_snapshot\":9", 1);
+        *bytes = text.into_bytes();
+    })?;
+    assert!(refused(copy.path())?.contains("is of version 9"));
+    // What was copied whole is good, though each of its bytes had to be read to know.
+    let copy = changed(&at, "memory", |_| {})?;
+    finish(restore(copy.path())?.start()?)?;
+
+    std::fs::remove_file(copy.path().join("state.json"))?;
+    assert!(refused(copy.path())?.contains("can't read"));
+    let memory = at.join("memory");
+    let whole = std::fs::read(&memory)?;
+    std::fs::set_permissions(&memory, std::fs::Permissions::from_mode(0o600))?;
+    let mut other = whole.clone();
+    other[usize::try_from(COUNT)?] ^= 1;
+    for bytes in [&other, &whole[..whole.len() - 4096].to_vec()] {
+        std::fs::write(&memory, bytes)?;
+        let why = refused(&at)?;
+        assert!(why.contains("memory is damaged"), "{why}");
+    }
+    std::fs::remove_file(&memory)?;
+    assert!(refused(&at)?.contains("can't read"));
+    std::fs::set_permissions(&at, std::fs::Permissions::from_mode(0o777))?;
+    assert!(refused(&at)?.contains("not trusted"));
+    Ok(())
+}
+
+fn nobodys_place() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let running = start(true)?;
+    let error = running.save(folder.path()).map(drop).unwrap_err();
+    assert!(matches!(error, SnapshotError::Write { .. }), "{error}");
+    let running = start(true)?;
+    let error = running.save(&folder.path().join("none/snapshot")).map(drop).unwrap_err();
+    assert!(matches!(error, SnapshotError::Write { .. }), "{error}");
+    assert_eq!(std::fs::read_dir(folder.path())?.count(), 0, "nothing is left behind");
+    let at = folder.path().join("snapshot");
+    save(&at, true)?;
+    let reserved_disk = Some(at.join("memory"));
+    let error = Machine::restore(&at, RestoreIo { reserved_disk, ..nobody() });
+    assert!(matches!(error.map(drop), Err(SnapshotError::NoReservedDisk)));
+    Ok(())
+}
+
+fn removed() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let at = folder.path().join("snapshot");
+    save(&at, true)?;
+    let machines = (0..4).map(|_| restore(&at)).collect::<std::result::Result<Vec<_>, _>>()?;
+    std::fs::remove_dir_all(&at)?;
+    machines.into_iter().try_for_each(|machine| finish(machine.start()?))
+}
+
+fn paused() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let at = folder.path().join("snapshot");
+    let running = start(true)?;
+    counted(&running.controller(), 1000)?;
+    running.pause()?;
+    let stood = word(&running.controller(), COUNT)?;
+    running.save(&at)?;
+    let machine = restore(&at)?;
+    assert_eq!(word(&machine.controller(), COUNT)?, stood);
+    finish(machine.start()?)
+}
+
+fn debugged() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let at = folder.path().join("snapshot");
+    let running = start(true)?;
+    running.controller().attach_debugger(&Owner::new("test"), |_| true)?;
+    let error = running.save(&at).map(drop).unwrap_err();
+    assert!(matches!(error, SnapshotError::Debugged) && error.to_string().contains("detach it first"));
+    // One that has left its wishes behind.
+    let running = start(true)?;
+    let step = DebugRequest { hardware: Some(([1, 0, 0, 0], 2)), ..DebugRequest::default() };
+    running.controller().set_debug_requests(vec![step])?;
+    let error = running.save(&at).map(drop).unwrap_err();
+    assert!(matches!(error, SnapshotError::Debugged), "{error}");
+    assert!(!at.exists());
+    // And one that is gone.
+    let running = start(true)?;
+    running.controller().attach_debugger(&Owner::new("test"), |_| true)?;
+    running.controller().set_debug_requests(vec![step])?;
+    running.controller().set_debug_requests(vec![DebugRequest::default()])?;
+    running.controller().detach_debugger();
+    running.save(&at)?;
+    finish(restore(&at)?.start()?)
+}

@@ -1,0 +1,122 @@
+//! A folder, into a machine that is put together.
+
+use std::fs::File;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::PoisonError;
+
+use kvm_ioctls::Kvm;
+
+use super::checksum::Checksum;
+use super::save::{DiskStamp, Part};
+use super::time::Time;
+use super::{PersistError, SnapshotError, State, file, host};
+use crate::config::{HugePages, MachineConfig, MemoryBacking};
+use crate::kvm::Vm;
+use crate::machine::MachineError;
+use crate::memory::{self, GuestMemory};
+use crate::vcpu::state::VcpuState;
+
+/// Write permission of the group and of everybody.
+const OTHERS_WRITE: u32 = 0o022;
+
+/// A snapshot that was found to be whole and this host's.
+pub(crate) struct Loaded {
+    state: State,
+    memory: File,
+    folder: PathBuf,
+}
+
+impl Loaded {
+    /// Opens the snapshot `folder`, and checks it: whole, of this version, of this host, its disks as they were.
+    pub(crate) fn open(kvm: &Kvm, folder: &Path) -> Result<Self, SnapshotError> {
+        let path = folder.join(file::MEMORY);
+        let read = |path: &Path| {
+            let path = path.to_owned();
+            move |source| SnapshotError::Read { path, source }
+        };
+        let owner = std::fs::metadata(folder).map_err(read(folder))?;
+        if owner.uid() != rustix::process::geteuid().as_raw() || owner.mode() & OTHERS_WRITE != 0 {
+            return Err(SnapshotError::Owner { path: folder.to_owned() });
+        }
+        let state = file::read(&folder.join(file::STATE))?;
+        host::compare(&state.host, &host::facts(kvm)?)?;
+        let memory = File::open(&path).map_err(read(&path))?;
+        let damaged = |what| SnapshotError::Damaged { path: path.clone(), what };
+        state.memory.check(&memory).map_err(read(&path))?.map_err(damaged)?;
+        for (disk, stamp) in state.config.disks.iter().zip(&state.disks) {
+            if DiskStamp::of(&disk.path).map_err(read(&disk.path))? != *stamp {
+                return Err(SnapshotError::Disk { path: disk.path.clone() });
+            }
+        }
+        let whole = usize::try_from(state.config.cpus).ok() == Some(state.vcpus.len())
+            && state.time.ahead.len() == state.vcpus.len()
+            && state.disks.len() == state.config.disks.len()
+            && state.interrupts.is_some() == state.config.irqchip;
+        if !whole {
+            let path = folder.join(file::STATE);
+            return Err(SnapshotError::Damaged { path, what: "its parts don't fit each other".to_owned() });
+        }
+        Ok(Self { state, memory, folder: folder.to_owned() })
+    }
+
+    /// What the machine is made of.
+    pub(crate) fn config(&self) -> &MachineConfig {
+        &self.state.config
+    }
+
+    pub(crate) fn vcpus(&self) -> &[VcpuState] {
+        &self.state.vcpus
+    }
+
+    pub(crate) fn time(&self) -> &Time {
+        &self.state.time
+    }
+
+    /// RAM as it was saved: each page is the file's until it is written. On small pages: a huge one would have a machine that
+    /// writes a byte take 2 MiB of the host.
+    pub(crate) fn memory(&self, config: &MachineConfig) -> Result<GuestMemory, MachineError> {
+        let backing = MemoryBacking { huge_pages: HugePages::Off, ..MemoryBacking::default() };
+        let memory = memory::allocate_on(config.memory, backing)?;
+        self.map_under(&memory)?;
+        Ok(memory)
+    }
+
+    fn map_under(&self, memory: &GuestMemory) -> Result<(), SnapshotError> {
+        let path = || self.folder.join(file::MEMORY);
+        self.state
+            .memory
+            .map_under(memory, &self.memory)
+            .map_err(|source| SnapshotError::Read { path: path(), source })?
+            .map_err(|what| SnapshotError::Damaged { path: path(), what })
+    }
+
+    /// Gives the shared interrupt controllers their state, once all vCPUs have theirs; then each device, which may
+    /// raise interrupts from then on. `places` is the checksum of where this machine has its devices.
+    pub(crate) fn restore(
+        mut self,
+        vm: &Vm,
+        parts: &[Part],
+        places: Checksum,
+    ) -> Result<Restored, SnapshotError> {
+        if places != self.state.places {
+            return Err(SnapshotError::Map { made_by: self.state.kiln });
+        }
+        if let Some(interrupts) = &self.state.interrupts {
+            interrupts.set(vm)?;
+        }
+        for (name, device) in parts {
+            let refused = |source| SnapshotError::Device { device: name.clone(), source };
+            let missing = || PersistError::Refused("the snapshot has none".to_owned());
+            let state = self.state.devices.remove(name).ok_or_else(|| refused(missing()))?;
+            device.lock().unwrap_or_else(PoisonError::into_inner).restore(state).map_err(refused)?;
+        }
+        Ok(Restored { vcpus: self.state.vcpus, time: self.state.time })
+    }
+}
+
+/// What is left to be done when a restored machine starts: its time goes on.
+pub(crate) struct Restored {
+    pub(crate) vcpus: Vec<VcpuState>,
+    pub(crate) time: Time,
+}
