@@ -44,8 +44,8 @@ pub use ignored::{Cause, Ignored, ignored_log};
 pub(crate) use noise::letters;
 pub(crate) use prepared::{CARRIED, CONFIG, Cargo, Carried};
 pub(crate) use run::CARGO;
-pub use stage::machine_for;
 pub use run::main;
+pub use stage::machine_for;
 
 /// The `main` of a test target without a harness of its own.
 #[macro_export]
