@@ -155,10 +155,12 @@ pub(super) fn assemble(
     let unclaimed = if config.strict { Unclaimed::strict(config.allowed.clone()) } else { Arc::default() };
     let to = (buses, unclaimed.clone());
     let vcpus = Ready::new(&kvm, vm.clone(), (config.cpus, config.irqchip), entry, to, power.clone())?;
+    let mut origin = None;
     let restored = match begin {
         Begin::Boot => None,
         Begin::From { snapshot, reserved_disk } => {
             vcpus.set_states(snapshot.time(), snapshot.vcpus())?;
+            origin = Some(snapshot.folder().to_owned());
             let restored = snapshot.restore(&vm, &parts, places)?;
             // Windows that had moved are where they were.
             map.settle(|| ())?;
@@ -169,7 +171,7 @@ pub(super) fn assemble(
             Some(restored)
         }
     };
-    let saver = Saver { config: config.clone(), vm, parts, places, roms: map.roms(), map, kvm };
+    let saver = Saver { config: config.clone(), vm, parts, places, roms: map.roms(), map, kvm, origin };
     let Backends { drains, ptys, .. } = backends;
     let teller = UnclaimedTeller::new(unclaimed);
     let fittings = Fittings { uart, virtio, drains, teller, served: None, events: None };

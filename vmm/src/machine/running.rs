@@ -115,6 +115,16 @@ impl Running {
         Ok(Ended { outcome: Outcome::Stopped, trace, dumps, lost })
     }
 
+    /// Notes in the snapshot that it went on from, if it did, which pages of RAM it has written since then: machines that go on
+    /// from there later have those from the beginning, as each of them is likely to write them as well. One note is enough,
+    /// by the first that has done what all of them will do, and no more than that. Tells how many pages it noted, of 8 MiB at most.
+    ///
+    /// # Errors
+    /// The host does not tell, or the snapshot's folder can't be written. It is only slower without.
+    pub fn note_early_pages(&self) -> Result<u64, SnapshotError> {
+        self.saver.note_early_pages(&self.controller)
+    }
+
     /// Waits for the machine's end, or ends it at `deadline`, which is put off by the time for which the machine is held
     /// meanwhile ([`Controller::hold`]), from that hold's beginning: who looks at a paused machine does not lose it.
     #[must_use]

@@ -10,7 +10,7 @@ use kvm_ioctls::Kvm;
 use super::checksum::Checksum;
 use super::save::{DiskStamp, Part};
 use super::time::Time;
-use super::{PersistError, SnapshotError, State, file, host};
+use super::{PersistError, SnapshotError, State, early, file, host, lost_pages};
 use crate::config::{HugePages, MachineConfig, MemoryBacking};
 use crate::kvm::Vm;
 use crate::machine::MachineError;
@@ -65,6 +65,11 @@ impl Loaded {
         &self.state.config
     }
 
+    /// Where it lies.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     pub(crate) fn vcpus(&self) -> &[VcpuState] {
         &self.state.vcpus
     }
@@ -79,11 +84,13 @@ impl Loaded {
         let backing = MemoryBacking { huge_pages: HugePages::Off, ..MemoryBacking::default() };
         let memory = memory::allocate_on(config.memory, backing)?;
         self.map_under(&memory)?;
+        early::bring(&memory, &self.folder);
         Ok(memory)
     }
 
     fn map_under(&self, memory: &GuestMemory) -> Result<(), SnapshotError> {
         let path = || self.folder.join(file::MEMORY);
+        lost_pages::tell();
         self.state
             .memory
             .map_under(memory, &self.memory)

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion, MemoryRegionAddress};
 
 use super::checksum::Checksum;
+use super::pagemap::PageMap;
 use crate::memory::{GuestMemory, HUGE_PAGE, PAGE};
 
 /// How much is written, mapped or left out as one. Each run in the file is a mapping of the process's, of which a host
@@ -81,8 +82,11 @@ fn places(memory: &GuestMemory) -> Vec<(u64, u64, u64)> {
     memory.iter().map(place).collect()
 }
 
-/// Writes RAM to an empty file. What is zero stays a hole.
-pub(super) fn write(memory: &GuestMemory, file: &File) -> io::Result<MemoryFile> {
+/// Writes RAM to an empty file. What is zero stays a hole; of RAM that is `blank` where nobody has touched it, as all is but
+/// that of files, those parts are not even looked at.
+pub(super) fn write(memory: &GuestMemory, file: &File, blank: bool) -> io::Result<MemoryFile> {
+    // A host that does not tell has all of it read.
+    let touched = blank.then(PageMap::open).and_then(Result::ok);
     let places = places(memory);
     let length = places.last().map_or(0, |(_, length, offset)| offset + length);
     file.set_len(length)?;
@@ -92,6 +96,11 @@ pub(super) fn write(memory: &GuestMemory, file: &File) -> io::Result<MemoryFile>
     for (start, size, base) in places {
         for at in (0..size).step_by(PIECE) {
             let length = usize::try_from(size - at).unwrap_or(PIECE).min(PIECE);
+            if let Some(map) = &touched
+                && is_untouched(map, memory, start + at, length)?
+            {
+                continue;
+            }
             let piece = buffer.get_mut(..length).unwrap_or_default();
             memory.read_slice(piece, GuestAddress(start + at)).map_err(io::Error::other)?;
             if Some(&*piece) == zeros.get(..length) {
@@ -107,6 +116,18 @@ pub(super) fn write(memory: &GuestMemory, file: &File) -> io::Result<MemoryFile>
         }
     }
     Ok(MemoryFile { length, runs, checksum, stamp: None })
+}
+
+/// Whether nobody has touched any of the pages at `at`.
+fn is_untouched(map: &PageMap, memory: &GuestMemory, at: u64, length: usize) -> io::Result<bool> {
+    let host = memory.get_host_address(GuestAddress(at)).map_err(io::Error::other)?;
+    let pages = u64::try_from(length).map_err(io::Error::other)?.div_ceil(PAGE);
+    let mut untouched = true;
+    map.look(host, pages, |_, page| {
+        untouched = page.is_untouched();
+        untouched
+    })?;
+    Ok(untouched)
 }
 
 impl MemoryFile {
@@ -188,7 +209,9 @@ mod tests {
             memory.write_obj(*byte, GuestAddress(*at)).unwrap();
         }
         let file = tempfile::tempfile().unwrap();
-        let mut written = write(&memory, &file).unwrap();
+        let mut written = write(&memory, &file, true).unwrap();
+        let all = write(&memory, &tempfile::tempfile().unwrap(), false).unwrap();
+        assert_eq!((&all.runs, all.checksum), (&written.runs, written.checksum));
         written.stamp(&file).unwrap();
         (memory, file, written)
     }

@@ -16,17 +16,23 @@
 //! - **Ports**: a stream of the host's is another one in each restored machine. A guest that has a port open finds it open, and is told nothing.
 //! - **A snapshot that was cut off or changed, or is of another version or host, is refused in words** ([`SnapshotError`]),
 //!   to be made anew. Its files are never written again: who wants another makes another folder, and removes this one.
+//! - **A page that no machine has written is the file's**, for as long as the machine lives: to remove the folder does no harm, to
+//!   cut off its `memory` does. So the folder is its owner's alone, its files are read only and opened once; who cuts one off all the same
+//!   has the machine fail or, where a thread of the process comes upon the page, the process die of SIGBUS, which says why.
 //!
 //! What machines restored from one snapshot have in common is as secret as the snapshot: the kernel's random seeds, its
 //! address layout, its stack canaries. Whoever forks a guest reseeds it.
 
 pub(crate) mod checksum;
+mod early;
 mod error;
 mod file;
 mod host;
 mod interrupts;
 mod load;
+mod lost_pages;
 mod memory;
+mod pagemap;
 pub(crate) mod persist;
 mod save;
 #[cfg(test)]

@@ -16,7 +16,7 @@ use super::checksum::Checksum;
 use super::interrupts::Interrupts;
 use super::persist::Persist;
 use super::time::{Counter, Time};
-use super::{SnapshotError, State, file, host, memory};
+use super::{SnapshotError, State, early, file, host, memory};
 use crate::config::MachineConfig;
 use crate::kvm::Vm;
 use crate::memory::map::MemoryMap;
@@ -42,6 +42,8 @@ pub(crate) struct Saver {
     pub(crate) map: Arc<MemoryMap>,
     /// The KVM that it runs on.
     pub(crate) kvm: Kvm,
+    /// The snapshot that it went on from, if it did.
+    pub(crate) origin: Option<PathBuf>,
 }
 
 /// What a disk's file was like.
@@ -88,7 +90,8 @@ impl Saver {
             DiskStamp::of(path).map_err(|source| SnapshotError::Read { path: path.clone(), source })
         };
         let disks = self.config.disks.iter().map(|own| disk(&own.path)).collect::<Result<_, _>>()?;
-        let memory = folder.memory(controller)?;
+        let memory =
+            folder.memory(controller, self.origin.is_none() && !self.config.memory_backing.shared)?;
         folder.state(&State {
             kiln: env!("CARGO_PKG_VERSION").to_owned(),
             host: host::facts(&self.kvm)?,
@@ -102,6 +105,13 @@ impl Saver {
             devices,
         })?;
         folder.keep()
+    }
+
+    /// Notes in the snapshot that the machine went on from which pages it has written since; tells how many.
+    pub(crate) fn note_early_pages(&self, controller: &Controller) -> Result<u64, SnapshotError> {
+        let Some(folder) = &self.origin else { return Ok(0) };
+        early::note(controller.memory(), folder)
+            .map_err(|source| SnapshotError::Write { path: folder.clone(), source })
     }
 
     fn devices(&self) -> Result<BTreeMap<String, Value>, SnapshotError> {
@@ -158,9 +168,9 @@ impl Folder {
         make().map_err(|source| SnapshotError::Write { path: self.to.join(name), source })
     }
 
-    fn memory(&mut self, controller: &Controller) -> Result<memory::MemoryFile, SnapshotError> {
+    fn memory(&mut self, controller: &Controller, blank: bool) -> Result<memory::MemoryFile, SnapshotError> {
         self.file(file::MEMORY, |file| {
-            let mut written = memory::write(controller.memory(), file)?;
+            let mut written = memory::write(controller.memory(), file, blank)?;
             written.stamp(file)?;
             Ok(written)
         })

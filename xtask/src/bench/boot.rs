@@ -22,11 +22,11 @@ use super::spec::{Came, Contender, Measured, Run, Spec};
 /// How often each contender runs after the cold round.
 const ROUNDS: usize = 3;
 /// How many labs are tried.
-const SEEDS: u32 = 6;
+pub(super) const SEEDS: u32 = 6;
 /// No run takes so long, on the slowest of hosts; one that does spins.
 const STALL: Duration = Duration::from_secs(120);
 /// No lab takes so long.
-const GUARD: Duration = Duration::from_secs(60 * 60);
+pub(super) const GUARD: Duration = Duration::from_secs(60 * 60);
 /// Where the spec is in the lab.
 const SPEC: &str = "/kiln/spec.json";
 
@@ -162,12 +162,32 @@ fn measure(
     came: &mut dyn FnMut(Came),
     progress: &dyn Progress,
 ) -> Result<()> {
-    let mut lab = Lab::start(cache, &lab, progress)?;
     let mut text = serde_json::to_vec(spec)?;
     text.push(b'\n');
-    lab.client().put(SPEC, 0o600, &mut text.as_slice())?;
     let program = std::env::current_exe()?.to_string_lossy().into_owned();
-    let argv = vec![program, INNER_BENCH.to_owned(), SPEC.to_owned()];
+    let argv = [program, INNER_BENCH.to_owned(), SPEC.to_owned()];
+    let mut line = |line: &[u8]| {
+        if let Ok(one) = serde_json::from_slice(line) {
+            came(one);
+        }
+    };
+    carry_out(cache, lab, &argv, &[(SPEC, &text)], &mut line, progress)
+}
+
+/// Runs `argv` in a lab that has `files` beside its own; `said` is told each line that it prints. A guest that spins ends the lab.
+pub(super) fn carry_out(
+    cache: &Cache,
+    lab: LabSpec,
+    argv: &[String],
+    files: &[(&str, &[u8])],
+    said: &mut dyn FnMut(&[u8]),
+    progress: &dyn Progress,
+) -> Result<()> {
+    let mut lab = Lab::start(cache, &lab, progress)?;
+    for (path, bytes) in files {
+        lab.client().put(path, 0o600, &mut &**bytes)?;
+    }
+    let argv = argv.to_vec();
     let (alive, watched) = mpsc::channel::<()>();
     let end = lab.ender();
     let guard = std::thread::spawn(move || {
@@ -182,7 +202,7 @@ fn measure(
             }
         }
     });
-    let (mut pending, mut said) = (Vec::new(), Vec::new());
+    let (mut pending, mut complaint) = (Vec::new(), Vec::new());
     let follow = || -> Result<Status, AgentError> {
         let mut process = lab.client().exec(Command { argv, ..Command::default() })?;
         loop {
@@ -192,12 +212,10 @@ fn measure(
                     pending.extend_from_slice(&bytes);
                     while let Some(end) = pending.iter().position(|&byte| byte == b'\n') {
                         let line: Vec<u8> = pending.drain(..=end).collect();
-                        if let Ok(one) = serde_json::from_slice(&line) {
-                            came(one);
-                        }
+                        said(&line);
                     }
                 }
-                ProcessEvent::Stderr(bytes) => said.extend_from_slice(&bytes),
+                ProcessEvent::Stderr(bytes) => complaint.extend_from_slice(&bytes),
                 ProcessEvent::Exited(status) => return Ok(status),
                 ProcessEvent::Started(_) | ProcessEvent::Events(_) => {}
             }
@@ -208,7 +226,9 @@ fn measure(
     let stalled = guard.join().unwrap_or(false);
     match followed {
         Ok(Status::Code(0)) => Ok(()),
-        Ok(status) => bail!("measuring ended with {status:?}: {}", String::from_utf8_lossy(&said).trim()),
+        Ok(status) => {
+            bail!("measuring ended with {status:?}: {}", String::from_utf8_lossy(&complaint).trim())
+        }
         Err(_) if stalled => bail!("a guest span for more than {} s of wall time", STALL.as_secs()),
         Err(error) => Err(lab.explain(error).into()),
     }

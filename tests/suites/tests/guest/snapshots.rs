@@ -10,9 +10,10 @@ use kiln::agent::{Client, Command, Process, ProcessEvent, Status};
 use kiln::cases::{CASES, Case, linkme, machine_for};
 use kiln::gate::Needs;
 use kiln::guest_test;
-use kiln::vmm::config::DiskConfig;
+use kiln::vmm::config::{Boot, DiskConfig};
 use kiln::vmm::machine::{Machine, MachineIo, RestoreIo, Running};
 use kiln::vmm::outcome::Outcome;
+use kiln::vmm::vcpu::state::MpState;
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
@@ -32,6 +33,7 @@ static SNAPSHOTS: fn() -> Vec<Case> = || {
     vec![
         case("forks_of_a_guest_with_one_processor_go_on", || forks(1)),
         case("forks_of_a_guest_with_two_processors_go_on", || forks(2)),
+        case("processor_that_was_never_started_or_was_stopped_starts_in_a_fork", processor_that_waits),
     ]
 };
 
@@ -110,6 +112,28 @@ fn uptime(client: &Client) -> Result<f64> {
     Ok(text.split_whitespace().next().ok_or("no uptime")?.parse()?)
 }
 
+/// Has the second processor be `on` or off line, and see to it that it is.
+fn switch(on: bool) -> std::io::Result<()> {
+    std::fs::write("/sys/devices/system/cpu/cpu1/online", if on { "1" } else { "0" })?;
+    let online = std::fs::read_to_string("/sys/devices/system/cpu/online")?;
+    assert_eq!(online.trim(), if on { "0-1" } else { "0" });
+    Ok(())
+}
+
+#[guest_test(cpus = 2)]
+fn second_processor_stops_and_starts() -> std::io::Result<()> {
+    // Where a fork of a guest with one processor on line runs it, it begins with the second half.
+    if std::fs::read_to_string("/sys/devices/system/cpu/online")?.trim() == "0-1" {
+        switch(false)?;
+    }
+    switch(true)
+}
+
+#[guest_test(cpus = 2)]
+fn second_processor_stops() -> std::io::Result<()> {
+    switch(false)
+}
+
 /// A fork that answers, and its console.
 struct Fork {
     running: Running,
@@ -117,7 +141,7 @@ struct Fork {
     said: Said,
 }
 
-fn fork(at: &Path, first: &Client, reserved: &Path) -> Result<Fork> {
+fn fork(at: &Path, first: &Client, reserved: Option<&Path>) -> Result<Fork> {
     let (near, far) = UnixStream::pair()?;
     let said = Said::default();
     let machine = Machine::restore(
@@ -127,7 +151,7 @@ fn fork(at: &Path, first: &Client, reserved: &Path) -> Result<Fork> {
             serial: Box::new(said.clone()),
             console: None,
             ports: vec![far],
-            reserved_disk: Some(reserved.to_owned()),
+            reserved_disk: reserved.map(Path::to_owned),
         },
     )?;
     let client = Client::of_fork(near, first.hello().clone(), first.last_request())?;
@@ -195,7 +219,7 @@ fn forks(cpus: u32) -> Result<()> {
     for index in 0..3u8 {
         let reserved = folder.path().join(format!("reserved{index}"));
         std::fs::write(&reserved, vec![b'a' + index; 1 << 20])?;
-        let fork = fork(&at, &first, &reserved)?;
+        let fork = fork(&at, &first, Some(&reserved))?;
         let now =
             uptime(&fork.client).map_err(|error| format!("fork {index}: {error}\n{}", fork.said.text()))?;
         let most = before + LIMIT.as_secs_f64();
@@ -218,5 +242,42 @@ fn forks(cpus: u32) -> Result<()> {
         let complaint = COMPLAINTS.iter().find(|complaint| text.contains(**complaint));
         assert_eq!(complaint, None, "{text}");
     }
+    Ok(())
+}
+
+/// A second processor that has waited for its first start-up interrupt since the machine was built, and one that Linux has
+/// stopped: both start in a fork.
+fn processor_that_waits() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let mut config = machine_for(2, 192)?;
+    if let Boot::Kernel { cmdline, .. } = &mut config.boot {
+        cmdline.push_str(" maxcpus=1");
+    }
+    let (near, far) = UnixStream::pair()?;
+    let boot = Said::default();
+    let io = MachineIo { serial: Box::new(boot.clone()), console: None, ports: vec![far] };
+    let running = Machine::new(&config, io)?.start()?;
+    let first = Client::connect(near)?;
+    let states = running.controller().vcpu_states()?;
+    assert_eq!(states[1].mp_state, MpState::Uninitialized, "{}", boot.text());
+    let never_started = folder.path().join("never-started");
+    running.save(&never_started)?;
+
+    let one = fork(&never_started, &first, None)?;
+    let runs = |fork: &Fork, index, what: &str| {
+        case(&fork.client, what).map_err(|error| fork.failed(index, &*error))
+    };
+    runs(&one, 1, "snapshots::second_processor_stops_and_starts")?;
+    runs(&one, 1, "time::timer_of_each_processor_counts")?;
+    runs(&one, 1, "snapshots::second_processor_stops")?;
+    let stopped = folder.path().join("stopped");
+    let Fork { running, client, .. } = one;
+    running.save(&stopped)?;
+
+    let two = fork(&stopped, &client, None)?;
+    runs(&two, 2, "snapshots::second_processor_stops_and_starts")?;
+    runs(&two, 2, "time::timer_of_each_processor_counts")?;
+    let text = two.said.text();
+    assert_eq!(COMPLAINTS.iter().find(|complaint| text.contains(**complaint)), None, "{text}");
     Ok(())
 }

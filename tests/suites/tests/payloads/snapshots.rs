@@ -1,6 +1,7 @@
 //! Machines that are saved, and go on in this process and in another one.
 
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -11,6 +12,7 @@ use kiln::gate::Needs;
 use kiln::vmm::machine::{Controller, DebugRequest, Machine, MachineState, Owner, RestoreIo, Running};
 use kiln::vmm::outcome::Outcome;
 use kiln::vmm::snapshot::SnapshotError;
+use kiln::vmm::vcpu::state::MpState;
 use kiln::vmm::vm_memory::{Bytes, GuestAddress};
 
 use super::control::{Result, build};
@@ -23,6 +25,11 @@ const HOSTS: u64 = COUNT + 16;
 /// Tells a process that it is to go on from the snapshot of that name.
 const GO_ON_FROM: &str = "KILN_SUITES_SNAPSHOT";
 const CHILD: &str = "snapshots::machine_goes_on_in_another_process";
+/// Likewise, and that it is to lose that snapshot's memory.
+const LOSE: &str = "KILN_SUITES_LOST_SNAPSHOT";
+const LOSER: &str = "snapshots::process_that_loses_its_snapshots_memory_says_why";
+/// The signal's number on x86-64 (signal(7)).
+const SIGBUS: i32 = 7;
 /// No difference.
 const NONE: [String; 0] = [];
 
@@ -44,6 +51,9 @@ static SNAPSHOTS: fn() -> Vec<Case> = || {
         case("snapshot_that_is_removed_leaves_its_machines_alone", removed),
         case("paused_machine_is_saved_by_who_does_not_hold_it", paused),
         case("machine_with_a_debugger_is_not_saved", debugged),
+        case("machine_goes_on_with_the_pages_that_another_has_noted", early_pages),
+        case("processor_that_was_never_started_still_waits", never_started),
+        case("process_that_loses_its_snapshots_memory_says_why", cut_off),
     ]
 };
 
@@ -311,4 +321,56 @@ fn debugged() -> Result<()> {
     running.controller().detach_debugger();
     running.save(&at)?;
     finish(restore(&at)?.start()?)
+}
+
+fn early_pages() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let at = folder.path().join("snapshot");
+    let running = start(true)?;
+    assert_eq!(running.note_early_pages()?, 0, "it went on from nothing");
+    counted(&running.controller(), 1000)?;
+    running.save(&at)?;
+    let first = restore(&at)?.start()?;
+    let stood = word(&first.controller(), COUNT)?;
+    counted(&first.controller(), stood + 1000)?;
+    assert!(first.note_early_pages()? > 0, "it has counted in a page of its own");
+    finish(first)?;
+    let machines = (0..3).map(|_| restore(&at)).collect::<std::result::Result<Vec<_>, _>>()?;
+    assert!(
+        word(&machines[0].controller(), COUNT)? <= stood,
+        "it has the page, and not what was written there"
+    );
+    machines.into_iter().try_for_each(|machine| finish(machine.start()?))
+}
+
+fn never_started() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let at = folder.path().join("snapshot");
+    let super::Staged(config, _) = super::flat(&carries_on::payload())?;
+    let running = build(&kiln::vmm::config::MachineConfig { cpus: 2, ..config })?.start()?;
+    counted(&running.controller(), 1000)?;
+    running.save(&at)?;
+    let running = restore(&at)?.start()?;
+    let states = running.controller().vcpu_states()?;
+    assert_eq!(states[1].mp_state, MpState::Uninitialized);
+    finish(running)
+}
+
+fn cut_off() -> Result<()> {
+    if let Some(from) = std::env::var_os(LOSE) {
+        let machine = restore(Path::new(&from))?;
+        let memory = Path::new(&from).join("memory");
+        std::fs::set_permissions(&memory, std::fs::Permissions::from_mode(0o600))?;
+        std::fs::OpenOptions::new().write(true).open(&memory)?.set_len(0)?;
+        return Err(format!("it has read {} where nothing is", word(&machine.controller(), COUNT)?).into());
+    }
+    let folder = tempfile::tempdir()?;
+    let at = folder.path().join("snapshot");
+    save(&at, true)?;
+    let mut other = Command::new(std::env::current_exe()?);
+    let done = other.args(["--exact", LOSER]).env(LOSE, &at).current_dir(folder.path()).output()?;
+    let said = String::from_utf8_lossy(&done.stderr);
+    assert_eq!(done.status.signal(), Some(SIGBUS), "{:?}: {said}", done.status);
+    assert!(said.contains("SIGBUS") && said.contains("was cut off"), "{said}");
+    Ok(())
 }
