@@ -47,6 +47,7 @@ pub const KNOWN: &[&str] = &[
     "kernels",
     "modules",
     "panics",
+    "programs",
     "qemu",
     "runs",
     "rustc",
