@@ -13,7 +13,7 @@ use crate::progress::Progress;
 use crate::{Error, workspace};
 
 /// Names an agent that is built already.
-const VARIABLE: &str = "KILN_AGENT";
+pub const VARIABLE: &str = "KILN_AGENT";
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 const NAME: &str = "kiln-agent";
 /// What the agent is built from, in the workspace.

@@ -125,5 +125,8 @@ skipped=$(git for-each-ref --format='%(objectname)' 'refs/bisect/skip-*')
 git bisect reset >/dev/null 2>&1
 [ "$found" = "$(git rev-parse planted)" ] || fail "git blames $(git show --no-patch --oneline "$found")"
 [ "$skipped" = "$(git rev-parse broken)" ] || fail "the commit that does not compile was not skipped"
+# The sound kernel is left behind, for who wants to look at one with symbols.
+git checkout --quiet --detach base
+kiln kernel build --src . >/dev/null
 echo "found: $(git show --no-patch --oneline planted)"
 echo "test result: ok. 1 passed; 0 failed; 0 ignored;"

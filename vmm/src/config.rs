@@ -3,22 +3,29 @@
 mod boot;
 mod device;
 mod file;
+mod memory;
 pub mod registry;
 
 use serde::{Deserialize, Serialize};
 
 pub use boot::{Boot, CpuMode, ModuleConfig};
-pub use device::{Backend, DiskConfig, FwCfgFile, PvPanicConfig};
+pub use device::{AllowedRange, Backend, BusKind, DiskConfig, FwCfgFile, PvPanicConfig};
 pub use file::ConfigFileError;
+pub use memory::{HugePages, MemoryBacking};
 
 /// What to build: everything that decides how a machine looks to its guest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct MachineConfig {
+    /// What other processes of this user find the machine by ([`crate::control`]); without a name they don't.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
     /// How many vCPUs, 1 to 254.
     pub cpus: u32,
     /// Guest RAM in bytes; a multiple of 4 KiB, at least 1 MiB for payloads.
     pub memory: u64,
+    /// What RAM is made of on the host.
+    pub memory_backing: MemoryBacking,
     /// What the first vCPU starts with.
     pub boot: Boot,
     /// Whether KVM emulates interrupt controllers and timers. Payloads may do without: `HLT` then exits.
@@ -53,11 +60,18 @@ pub struct MachineConfig {
     pub fw_cfg_files: Vec<FwCfgFile>,
     /// Whether there are `pc-testdev`'s registers, which need the ports of the debug console at 0xe9.
     pub testdev: bool,
+    /// Whether an access to where no device is ends the machine.
+    pub strict: bool,
+    /// Where a strict machine lets such accesses pass.
+    pub allowed: Vec<AllowedRange>,
 }
 
 /// A configuration that is no machine.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
+    /// The machine's name.
+    #[error("name {0:?}: a machine's name is 1 to 64 of A-Z a-z 0-9 . _ -, and begins with no dot or dash")]
+    Name(String),
     /// The number of vCPUs.
     #[error("{0} CPUs: a machine has 1 to {CPUS_MAX}")]
     Cpus(u32),
@@ -69,6 +83,9 @@ pub enum ConfigError {
         "{0} bytes of memory: a machine has {MEMORY_MIN} bytes (1 MiB) to {MEMORY_MAX} bytes (4 TiB), in multiples of 4096"
     )]
     Memory(u64),
+    /// The size of RAM on explicit huge pages.
+    #[error("{0} bytes of memory on explicit huge pages: these need a multiple of 2097152 bytes (2 MiB)")]
+    MemoryHugePages(u64),
     /// The number of disks.
     #[error("{0} disks: a machine has at most {DISKS_MAX}")]
     Disks(usize),
@@ -87,6 +104,15 @@ pub enum ConfigError {
     /// Files for a device that is not there.
     #[error("there are files for fw_cfg, which is not there")]
     FilesWithoutFwCfg,
+    /// Exceptions to what is no rule.
+    #[error("accesses to nothing are allowed at {0}, but end no machine that is not strict")]
+    AllowedWithoutStrict(AllowedRange),
+    /// A range that is none.
+    #[error("accesses are to be allowed at {0}: that is no range, or past the last port")]
+    Allowed(AllowedRange),
+    /// The number of such ranges.
+    #[error("{0} ranges where accesses to nothing are allowed: a machine has at most {ALLOWED_MAX}")]
+    AllowedRanges(usize),
     /// A file's name.
     #[error(
         "fw_cfg file {0:?}: names are distinct, of 1 to {FW_CFG_NAME_MAX} printable characters, and at most {FW_CFG_FILES_MAX}"
@@ -106,8 +132,13 @@ pub const DISKS_MAX: usize = 26;
 pub const FW_CFG_FILES_MAX: usize = 256;
 /// The longest name of a file in fw_cfg.
 pub const FW_CFG_NAME_MAX: usize = crate::device::fw_cfg::NAME_MAX;
+/// The most ranges where a strict machine allows accesses to nothing.
+pub const ALLOWED_MAX: usize = 256;
 /// The most named ports.
 pub const PORTS_MAX: usize = 16;
+
+/// A huge page of x86-64 as guest RAM uses it: 2 MiB (Intel SDM, volume 3, §4.5.4).
+const HUGE_PAGE: u64 = crate::memory::HUGE_PAGE as u64;
 
 impl MachineConfig {
     /// Checks all that can be checked without the host.
@@ -115,6 +146,9 @@ impl MachineConfig {
     /// # Errors
     /// What is wrong, and what would be right.
     pub fn validate(&self) -> Result<(), ConfigError> {
+        if let Some(name) = self.name.as_ref().filter(|name| !crate::control::is_name(name)) {
+            return Err(ConfigError::Name(name.clone()));
+        }
         if !(1..=CPUS_MAX).contains(&self.cpus) {
             return Err(ConfigError::Cpus(self.cpus));
         }
@@ -123,6 +157,10 @@ impl MachineConfig {
         }
         if !(MEMORY_MIN..=MEMORY_MAX).contains(&self.memory) || !self.memory.is_multiple_of(4096) {
             return Err(ConfigError::Memory(self.memory));
+        }
+        // The hole begins and ends on such a boundary: then all regions are multiples of it.
+        if self.memory_backing.huge_pages == HugePages::Explicit && !self.memory.is_multiple_of(HUGE_PAGE) {
+            return Err(ConfigError::MemoryHugePages(self.memory));
         }
         if self.disks.len() > DISKS_MAX {
             return Err(ConfigError::Disks(self.disks.len()));
@@ -140,6 +178,15 @@ impl MachineConfig {
         self.validate_backends()?;
         if self.testdev && self.debug_console != Backend::Absent {
             return Err(ConfigError::TestdevAndDebugConsole);
+        }
+        if let Some(first) = self.allowed.first().filter(|_| !self.strict) {
+            return Err(ConfigError::AllowedWithoutStrict(*first));
+        }
+        if let Some(none) = self.allowed.iter().find(|range| range.last().is_none()) {
+            return Err(ConfigError::Allowed(*none));
+        }
+        if self.allowed.len() > ALLOWED_MAX {
+            return Err(ConfigError::AllowedRanges(self.allowed.len()));
         }
         if !self.fw_cfg && !self.fw_cfg_files.is_empty() {
             return Err(ConfigError::FilesWithoutFwCfg);
@@ -195,8 +242,10 @@ pub(crate) const FW_CFG_E820: &str = "etc/e820";
 impl Default for MachineConfig {
     fn default() -> Self {
         Self {
+            name: None,
             cpus: 1,
             memory: 256 << 20,
+            memory_backing: MemoryBacking::default(),
             boot: Boot::Flat { code: Vec::new(), address: crate::layout::HIGH_MEMORY, mode: CpuMode::Long64 },
             irqchip: true,
             probe: true,
@@ -214,6 +263,8 @@ impl Default for MachineConfig {
             fw_cfg: true,
             fw_cfg_files: Vec::new(),
             testdev: false,
+            strict: false,
+            allowed: Vec::new(),
         }
     }
 }
@@ -233,9 +284,12 @@ mod tests {
     fn absurd_numbers_are_refused_with_what_is_possible() {
         assert_eq!(refused(|c| c.cpus = 0), "0 CPUs: a machine has 1 to 254");
         assert_eq!(refused(|c| c.cpus = 10_000), "10000 CPUs: a machine has 1 to 254");
+        assert!(refused(|c| c.name = Some("a/b".to_owned())).contains("machine's name"));
         assert!(refused(|c| c.memory = 0).contains("1 MiB"));
         assert!(refused(|c| c.memory = (1 << 20) + 1).contains("multiples of 4096"));
         assert!(refused(|c| c.memory = u64::MAX).contains("4 TiB"));
+        let explicit = MemoryBacking { huge_pages: HugePages::Explicit, ..MemoryBacking::default() };
+        assert!(refused(|c| (c.memory, c.memory_backing) = (3 << 20, explicit)).contains("2 MiB"));
         assert!(refused(|c| (c.cpus, c.irqchip) = (2, false)).contains("only one"));
         let disk = DiskConfig { path: "x".into(), read_only: true };
         assert!(refused(|c| c.disks = vec![disk; 27]).contains("at most 26"));
@@ -264,6 +318,21 @@ mod tests {
         let console =
             MachineConfig { com1: Backend::Stdio, debug_console: Backend::Stdio, ..MachineConfig::default() };
         console.validate().unwrap();
+    }
+
+    #[test]
+    fn allowed_ranges_are_ranges_of_a_strict_machine() {
+        let allow = |text: &str| text.parse::<AllowedRange>().unwrap();
+        assert!(refused(|c| c.allowed = vec![allow("pio:0xcf8-0xcff")]).contains("pio:0xcf8, 0x8 addresses"));
+        let past = vec![allow("pio:0xffff-0x10000")];
+        assert!(refused(|c| (c.strict, c.allowed) = (true, past)).contains("past the last port"));
+        let none = AllowedRange { bus: BusKind::Mmio, base: 1, size: 0 };
+        assert!(refused(|c| (c.strict, c.allowed) = (true, vec![none])).contains("no range"));
+        let many = vec![allow("mmio:7"); ALLOWED_MAX + 1];
+        assert!(refused(|c| (c.strict, c.allowed) = (true, many)).contains("at most 256"));
+        for text in ["", "pio", "pio:", "pio:2-1", "isa:1", "mmio:0-0xffffffffffffffff", "pio:0x"] {
+            assert!(text.parse::<AllowedRange>().unwrap_err().contains("pio:0xcf8-0xcff"), "{text}");
+        }
     }
 
     #[test]

@@ -6,10 +6,12 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use crate::boot;
-use crate::bus::{Bus, BusDevice};
+use crate::bus::{Bus, BusDevice, Width};
 use crate::config::{Boot, MachineConfig, ModuleConfig};
+use crate::control;
 use crate::device::debug_console::DebugConsole;
 use crate::device::fw_cfg::{Facts, File, FwCfg};
+use crate::device::probe::Cells;
 use crate::device::pvpanic::{PanicNotice, PvPanic};
 use crate::device::rtc::{NmiMask, Rtc};
 use crate::device::testdev::{TestMemory, TestPorts};
@@ -56,6 +58,18 @@ pub fn config(bytes: &[u8]) {
     }
 }
 
+/// Takes `bytes` for what a client says on the control socket of a machine that has not been started: in pieces, each as long
+/// as its first byte says.
+pub fn control(bytes: &[u8]) {
+    let Ok(memory) = memory::allocate(1 << 20) else { return };
+    let com1 = Arc::new(Mutex::new(Uart::new(Arc::new(Unconnected), Box::new(std::io::sink()))));
+    let Some(machine) = crate::vcpu::unstarted(memory) else { return };
+    // It is never started, and so opened to no debugger.
+    let (notice, socket) = (PanicNotice::default(), PathBuf::new());
+    let subject = control::Subject::new("fuzzed".to_owned(), machine, 1 << 20, com1, notice, socket);
+    control::converse(&subject, bytes);
+}
+
 /// Carries out `bytes` as accesses to a bus with devices: each a kind and width, a port, and what is written.
 pub fn devices(bytes: &[u8]) {
     let Ok(memory) = memory::allocate(1 << 20) else { return };
@@ -73,6 +87,8 @@ pub fn devices(bytes: &[u8]) {
     put(DEBUG_CONSOLE, 1, Arc::new(Mutex::new(DebugConsole::new(nobody()))));
     put(FW_CFG, FW_CFG_SIZE, Arc::new(Mutex::new(FwCfg::new(facts, vec![content], memory.clone()))));
     put(TESTDEV_IRQ, TESTDEV_SIZE, Arc::new(Mutex::new(TestPorts::new(memory))));
+    put(0x100, 16, Arc::new(Mutex::new(Cells::new(Width::Byte))));
+    put(0x110, 16, Arc::new(Mutex::new(Cells::new(Width::Double))));
     put(0x8000, 0x7fff, Arc::new(Mutex::new(TestMemory::new())));
     for access in bytes.chunks_exact(11) {
         let [kind, low, high, value @ ..] = access else { continue };

@@ -1,20 +1,23 @@
 //! KVM's system and VM handles: opened, checked and set up in the order that KVM wants.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kvm_bindings::{
-    KVM_API_VERSION, KVM_MAX_CPUID_ENTRIES, KVM_MEM_READONLY, KVM_PIT_SPEAKER_DUMMY, kvm_pit_config,
-    kvm_userspace_memory_region,
+    KVM_API_VERSION, KVM_MAX_CPUID_ENTRIES, KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY, KVM_PIT_SPEAKER_DUMMY,
+    KvmIrqRouting, kvm_pit_config, kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Cap, IoEventAddress, Kvm, VcpuFd, VmFd};
-use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion, MmapRegion, VolatileMemory};
 use vmm_sys_util::eventfd::EventFd;
 
+use crate::irq::{Msi, Routes};
 use crate::layout::{IDENTITY_MAP_ADDRESS, TSS_ADDRESS};
-use crate::memory::GuestMemory;
+use crate::memory::map::{Listener, MapError};
+use crate::memory::region::SlotMemory;
+use crate::memory::table::{Change, Piece, Slot};
 
 /// Where KVM is.
 pub const KVM_NODE: &str = "/dev/kvm";
@@ -33,6 +36,15 @@ pub enum KvmError {
     /// The node could not be opened for another reason.
     #[error("can't open {path}")]
     Open {
+        /// The node.
+        path: PathBuf,
+        /// What the host said.
+        #[source]
+        source: io::Error,
+    },
+    /// What was opened is something else.
+    #[error("{path} is no KVM device node: it does not answer KVM_GET_API_VERSION")]
+    NotKvm {
         /// The node.
         path: PathBuf,
         /// What the host said.
@@ -97,6 +109,10 @@ pub fn open(node: &Path) -> Result<Kvm, KvmError> {
         errno => KvmError::Open { path: node.to_owned(), source: io::Error::from_raw_os_error(errno) },
     })?;
     let version = kvm.get_api_version();
+    if version < 0 {
+        let source = io::Error::last_os_error();
+        return Err(KvmError::NotKvm { path: node.to_owned(), source });
+    }
     if i64::from(version) != i64::from(KVM_API_VERSION) {
         return Err(KvmError::ApiVersion { path: node.to_owned(), version });
     }
@@ -127,21 +143,23 @@ pub(crate) fn physical_address_bits(kvm: &Kvm) -> Result<u32, KvmError> {
     Ok(leaf.map_or(DEFAULT, |leaf| (leaf.eax & 0xff).clamp(DEFAULT, 63)))
 }
 
-/// A VM: guest RAM in its slots, interrupt controllers if the machine has them.
+/// A VM: memory in its slots, interrupt controllers if the machine has them.
 pub(crate) struct Vm {
     fd: VmFd,
-    /// What the slots point at: it must live as long as the VM.
-    memory: GuestMemory,
+    /// How many slots it has room for.
+    slots_most: u32,
+    /// What the slots point at, by their numbers: it must live as long as the slot.
+    slots: Mutex<BTreeMap<u32, SlotMemory>>,
     /// Whether there are zones whose writes are coalesced.
     coalesces: AtomicBool,
-    /// The ROMs, each in the slot behind RAM's, likewise.
-    roms: Mutex<Vec<MmapRegion>>,
+    /// Where interrupts lead; held while KVM is told.
+    routes: Mutex<Routes>,
 }
 
 impl Vm {
     /// Makes the VM. The order is KVM's: the TSS and the identity map before any vCPU, the interrupt
     /// controllers before the vCPUs that get a local APIC by them.
-    pub(crate) fn new(kvm: &Kvm, memory: GuestMemory, irqchip: bool) -> Result<Arc<Self>, KvmError> {
+    pub(crate) fn new(kvm: &Kvm, irqchip: bool) -> Result<Arc<Self>, KvmError> {
         // A signal may interrupt the creation: KVM allocates a lot for it.
         let fd = loop {
             match kvm.create_vm() {
@@ -158,26 +176,16 @@ impl Vm {
             let pit = kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..kvm_pit_config::default() };
             fd.create_pit2(pit).map_err(KvmError::refused("KVM_CREATE_PIT2"))?;
         }
-        for (slot, region) in (0..).zip(memory.iter()) {
-            let slot = kvm_userspace_memory_region {
-                slot,
-                flags: 0,
-                guest_phys_addr: region.start_addr().raw_value(),
-                memory_size: region.len(),
-                userspace_addr: u64::try_from(region.as_ptr().addr()).unwrap_or(u64::MAX),
-            };
-            // SAFETY: the slot is a mapping that `memory` owns; a handle on it is kept beside the VM for as
-            // long as the VM lives. Slots don't overlap, because regions of guest memory don't.
-            #[allow(unsafe_code)]
-            unsafe { fd.set_user_memory_region(slot) }
-                .map_err(KvmError::refused("KVM_SET_USER_MEMORY_REGION"))?;
-        }
-        Ok(Arc::new(Self { fd, memory, coalesces: AtomicBool::new(false), roms: Mutex::default() }))
+        let slots_most = u32::try_from(kvm.get_nr_memslots()).unwrap_or(u32::MAX);
+        let limit = if irqchip { fd.check_extension_int(Cap::IrqRouting) } else { 0 };
+        let routes = Mutex::new(Routes::new(u32::try_from(limit).unwrap_or(0)));
+        let coalesces = AtomicBool::new(false);
+        Ok(Arc::new(Self { fd, slots_most, slots: Mutex::default(), coalesces, routes }))
     }
 
-    /// The memory that the slots point at.
-    pub(crate) fn memory(&self) -> &GuestMemory {
-        &self.memory
+    /// How many memory slots there are.
+    pub(crate) fn slots_most(&self) -> u32 {
+        self.slots_most
     }
 
     pub(crate) fn create_vcpu(&self, index: u32) -> Result<VcpuFd, KvmError> {
@@ -189,17 +197,67 @@ impl Vm {
         self.fd.register_irqfd(line, gsi).map_err(KvmError::refused("KVM_IRQFD"))
     }
 
+    /// Has KVM raise `gsi` for each count of `raise` until the guest ends the interrupt, which counts `ended`.
+    pub(crate) fn connect_level(
+        &self,
+        (raise, ended): (&EventFd, &EventFd),
+        gsi: u32,
+    ) -> Result<(), KvmError> {
+        if !self.fd.check_extension(Cap::IrqfdResample) {
+            return Err(KvmError::Capability("KVM_CAP_IRQFD_RESAMPLE"));
+        }
+        let step = "KVM_IRQFD with KVM_IRQFD_FLAG_RESAMPLE";
+        self.fd.register_irqfd_with_resample(raise, ended, gsi).map_err(KvmError::refused(step))
+    }
+
+    /// Gives each count of `line` a number of its own, which leads nowhere yet.
+    pub(crate) fn connect_message(&self, line: &EventFd) -> Result<u32, KvmError> {
+        let mut routes = self.routes();
+        let gsi = routes.allocate().ok_or(KvmError::Capability("room for interrupt routes"))?;
+        self.connect(line, gsi).inspect_err(|_| routes.free(gsi))?;
+        Ok(gsi)
+    }
+
+    /// Has `gsi`, a number of [`Self::connect_message`], lead to `msi`.
+    pub(crate) fn route_message(&self, gsi: u32, msi: Msi) -> Result<(), KvmError> {
+        let mut routes = self.routes();
+        let before = routes.set(gsi, Some(msi));
+        let published = self.publish(&routes);
+        if published.is_err() {
+            routes.set(gsi, before);
+        }
+        published
+    }
+
+    /// Takes back what [`Self::connect_message`] gave. The line goes before its number: a late count must not reach
+    /// the number's next owner.
+    pub(crate) fn disconnect_message(&self, line: &EventFd, gsi: u32) {
+        let mut routes = self.routes();
+        // A number that can't be taken back stays with the line until the VM goes.
+        if self.fd.unregister_irqfd(line, gsi).is_ok() {
+            routes.free(gsi);
+            let _the_route_stays_with_nobody_to_raise_it = self.publish(&routes);
+        }
+    }
+
+    fn routes(&self) -> MutexGuard<'_, Routes> {
+        self.routes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn publish(&self, routes: &Routes) -> Result<(), KvmError> {
+        let step = "KVM_SET_GSI_ROUTING";
+        let table = KvmIrqRouting::from_entries(&routes.entries())
+            .map_err(|error| KvmError::Refused { step, source: io::Error::other(error) })?;
+        self.fd.set_gsi_routing(&table).map_err(KvmError::refused(step))
+    }
+
     /// Has KVM collect writes to the `size` ports or bytes at `zone` in the VM's ring, with no exit until it is full. Where
     /// KVM has no such zones each write exits, as without.
     ///
     /// Whoever reads a register of the zone sees all writes before it. A device behind one must not need to see a
     /// write at once: it comes with the next exit of any vCPU.
     pub(crate) fn coalesce(&self, zone: IoEventAddress, size: u32) -> Result<(), KvmError> {
-        let has = self.fd.check_extension(match zone {
-            IoEventAddress::Pio(_) => Cap::CoalescedPio,
-            IoEventAddress::Mmio(_) => Cap::CoalescedMmio,
-        });
-        if !has {
+        if !self.has_coalescing(zone) {
             return Ok(());
         }
         self.fd
@@ -209,43 +267,118 @@ impl Vm {
         Ok(())
     }
 
+    /// Ends what [`Vm::coalesce`] began.
+    fn end_coalescing(&self, zone: IoEventAddress, size: u32) -> Result<(), KvmError> {
+        if !self.has_coalescing(zone) {
+            return Ok(());
+        }
+        self.fd
+            .unregister_coalesced_mmio(zone, size)
+            .map_err(KvmError::refused("KVM_UNREGISTER_COALESCED_MMIO"))
+    }
+
+    fn has_coalescing(&self, zone: IoEventAddress) -> bool {
+        self.fd.check_extension(match zone {
+            IoEventAddress::Pio(_) => Cap::CoalescedPio,
+            IoEventAddress::Mmio(_) => Cap::CoalescedMmio,
+        })
+    }
+
     /// Whether there are zones whose writes are coalesced.
     pub(crate) fn coalesces(&self) -> bool {
         self.coalesces.load(Ordering::Relaxed)
     }
 
-    /// Puts a copy of `bytes` at `base`, where nothing else is. What the guest writes there comes out as MMIO.
-    pub(crate) fn add_rom(&self, base: u64, bytes: &[u8]) -> Result<(), KvmError> {
-        let no_room = |error: io::Error| KvmError::Refused { step: "a ROM", source: error };
-        let region = MmapRegion::new(bytes.len()).map_err(|error| no_room(io::Error::other(error)))?;
-        region.as_volatile_slice().copy_from(bytes);
-        let mut roms = self.roms.lock().unwrap_or_else(PoisonError::into_inner);
-        let slot = u32::try_from(self.memory.num_regions() + roms.len()).unwrap_or(u32::MAX);
-        let slot = kvm_userspace_memory_region {
-            slot,
-            flags: KVM_MEM_READONLY,
-            guest_phys_addr: base,
-            memory_size: u64::try_from(bytes.len()).unwrap_or(u64::MAX),
-            userspace_addr: u64::try_from(region.as_ptr().addr()).unwrap_or(u64::MAX),
-        };
-        // SAFETY: the slot is a mapping that is kept beside the VM for as long as the VM lives.
-        #[allow(unsafe_code)]
-        unsafe { self.fd.set_user_memory_region(slot) }
-            .map_err(KvmError::refused("KVM_SET_USER_MEMORY_REGION"))?;
-        roms.push(region);
+    /// Puts a slot in place, or changes whether its writes are noted.
+    fn set_slot(&self, slot: &Slot, logged: bool) -> Result<(), KvmError> {
+        if slot.memory.read_only() && !self.fd.check_extension(Cap::ReadonlyMem) {
+            return Err(KvmError::Capability("KVM_CAP_READONLY_MEM, which a ROM needs"));
+        }
+        let (host, size) = slot.memory.host();
+        let flags = if slot.memory.read_only() { KVM_MEM_READONLY } else { 0 };
+        let flags = if logged { flags | KVM_MEM_LOG_DIRTY_PAGES } else { flags };
+        self.set_region(slot, flags, (host, size))?;
+        self.slots().insert(slot.number, slot.memory.clone());
         Ok(())
+    }
+
+    fn remove_slot(&self, slot: &Slot) -> Result<(), KvmError> {
+        // A size of none takes it away.
+        self.set_region(slot, 0, (0, 0))?;
+        self.slots().remove(&slot.number);
+        Ok(())
+    }
+
+    fn set_region(&self, slot: &Slot, flags: u32, (host, size): (u64, u64)) -> Result<(), KvmError> {
+        let region = kvm_userspace_memory_region {
+            slot: slot.number,
+            flags,
+            guest_phys_addr: slot.base,
+            memory_size: size,
+            userspace_addr: host,
+        };
+        // SAFETY: the slot is a mapping that `slot.memory` owns, or none at all; who puts it in place keeps a handle on the
+        // memory beside the VM until the slot is gone. The map has seen to it that slots don't overlap.
+        #[allow(unsafe_code)]
+        unsafe { self.fd.set_user_memory_region(region) }
+            .map_err(KvmError::refused("KVM_SET_USER_MEMORY_REGION"))
+    }
+
+    fn slots(&self) -> MutexGuard<'_, BTreeMap<u32, SlotMemory>> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Raises or lowers the interrupt controllers' pin `gsi`.
     pub(crate) fn set_line(&self, gsi: u32, high: bool) -> Result<(), KvmError> {
         self.fd.set_irq_line(gsi, high).map_err(KvmError::refused("KVM_IRQ_LINE"))
     }
+}
 
-    /// Has KVM count `event` when the guest writes the four bytes `value` at `address`, with no exit.
-    pub(crate) fn ioevent(&self, event: &EventFd, address: u64, value: u32) -> Result<(), KvmError> {
-        self.fd
-            .register_ioevent(event, &IoEventAddress::Mmio(address), value)
-            .map_err(KvmError::refused("KVM_IOEVENTFD"))
+/// Where KVM has to do with the memory map: slots, doorbells, collected writes, and the log of what the guest writes.
+impl Listener for Vm {
+    fn apply(&self, change: &Change) -> Result<(), MapError> {
+        match change {
+            Change::Add(Piece::Slot(slot)) => self.set_slot(slot, false)?,
+            Change::Remove(Piece::Slot(slot)) => self.remove_slot(slot)?,
+            Change::Add(Piece::Doorbell { address, value, event }) => self
+                .fd
+                .register_ioevent(event, &IoEventAddress::Mmio(*address), *value)
+                .map_err(KvmError::refused("KVM_IOEVENTFD"))?,
+            // KVM knows it by all that was said of it.
+            Change::Remove(Piece::Doorbell { address, value, event }) => self
+                .fd
+                .unregister_ioevent(event, &IoEventAddress::Mmio(*address), *value)
+                .map_err(KvmError::refused("KVM_IOEVENTFD"))?,
+            Change::Add(Piece::Zone { address, size }) => {
+                self.coalesce(IoEventAddress::Mmio(*address), *size)?;
+            }
+            Change::Remove(Piece::Zone { address, size }) => {
+                self.end_coalescing(IoEventAddress::Mmio(*address), *size)?;
+            }
+            Change::Add(Piece::Range { .. }) | Change::Remove(Piece::Range { .. }) => {}
+        }
+        Ok(())
+    }
+
+    fn log(&self, slot: &Slot, on: bool) -> Result<(), MapError> {
+        self.set_slot(slot, on)?;
+        if on {
+            // It may have been on before: it begins anew.
+            self.written(slot, &mut [])?;
+        }
+        Ok(())
+    }
+
+    fn written(&self, slot: &Slot, bits: &mut [u64]) -> Result<(), MapError> {
+        let size = usize::try_from(slot.memory.host().1).unwrap_or(usize::MAX);
+        let written = self.fd.get_dirty_log(slot.number, size).map_err(|error| match error.errno() {
+            libc::ENOENT => MapError::NoLog,
+            _ => KvmError::refused("KVM_GET_DIRTY_LOG")(error).into(),
+        })?;
+        for (to, from) in bits.iter_mut().zip(written) {
+            *to |= from;
+        }
+        Ok(())
     }
 }
 

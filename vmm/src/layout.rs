@@ -16,6 +16,16 @@ pub const IDENTITY_MAP_ADDRESS: u64 = 0xfffb_c000;
 pub const IOAPIC: u64 = 0xfec0_0000;
 /// The local APIC's registers (Intel SDM, volume 3, §11.4.1).
 pub const LAPIC: u64 = 0xfee0_0000;
+/// How many addresses each APIC takes: KVM's I/O APIC 256 of them, a local APIC a page; more than a page is nobody's.
+pub const APIC_SIZE: u64 = 0x1000;
+/// The ports that KVM's interrupt controllers and timer answer (8259A and 8254 data sheets; PC/AT for port 0x61).
+pub const KVMS_PORTS: &[(&str, (u64, u64))] = &[
+    ("the first PIC", (0x20, 2)),
+    ("the PIT", (0x40, 4)),
+    ("the PIT's gate", (0x61, 1)),
+    ("the second PIC", (0xa0, 2)),
+    ("the PICs' edge and level control", (0x4d0, 2)),
+];
 
 /// The initial GDT.
 pub const GDT: u64 = 0x500;
@@ -48,5 +58,7 @@ pub const ACPI_SLEEP: u16 = 0x600;
 pub const ACPI_RESET: u16 = 0x602;
 /// The value that resets when it is written to [`ACPI_RESET`].
 pub const ACPI_RESET_VALUE: u8 = 1;
-/// The i8042's data port, and the first of its range: 0xfe written to the command port, four above, pulses the reset line.
+/// The i8042's data port.
 pub const I8042: u16 = 0x60;
+/// The i8042's command port: 0xfe written to it pulses the reset line.
+pub const I8042_COMMAND: u16 = 0x64;

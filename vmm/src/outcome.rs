@@ -1,10 +1,13 @@
 //! Every way in which a machine can end.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+
+use crate::bell::Bell;
+use crate::bus::UnclaimedAccess;
 
 /// How a machine ended. A guest's failure is an outcome, not an error.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +33,8 @@ pub enum Outcome {
     Halted,
     /// The host ended the machine (a timeout, a signal, the end of a test).
     Stopped,
+    /// The guest of a strict machine accessed what is nothing.
+    Unclaimed(UnclaimedAccess),
     /// KVM could not enter the guest (`KVM_EXIT_FAIL_ENTRY`).
     FailEntry {
         /// Which vCPU.
@@ -76,6 +81,8 @@ struct Switch {
     ended: AtomicBool,
     outcome: Mutex<Option<Outcome>>,
     changed: Condvar,
+    /// Rung when there is an outcome.
+    told: Mutex<Vec<Weak<Bell>>>,
 }
 
 impl PowerSwitch {
@@ -91,6 +98,23 @@ impl PowerSwitch {
         slot.get_or_insert(outcome);
         self.0.ended.store(true, Ordering::Release);
         self.0.changed.notify_all();
+        drop(slot);
+        for bell in self.0.told.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            if let Some(bell) = bell.upgrade() {
+                bell.ring();
+            }
+        }
+    }
+
+    /// Has `bell` rung at the end, or at once if that is over: for who waits for other things besides.
+    pub(crate) fn tell(&self, bell: &Arc<Bell>) {
+        let mut told = self.0.told.lock().unwrap_or_else(PoisonError::into_inner);
+        told.retain(|other| other.strong_count() > 0);
+        told.push(Arc::downgrade(bell));
+        drop(told);
+        if self.ended() {
+            bell.ring();
+        }
     }
 
     /// Whether the machine has ended.
@@ -130,6 +154,18 @@ mod tests {
         power.end(Outcome::PowerOff);
         assert_eq!(power.wait(Duration::ZERO), Some(Outcome::Reset));
         assert!(power.ended());
+    }
+
+    #[test]
+    fn bells_are_rung_at_the_end_and_after_it() {
+        let power = PowerSwitch::new();
+        let bell = || Arc::new(Bell::new().unwrap());
+        let (before, after) = (bell(), bell());
+        power.tell(&before);
+        assert!(!before.heard(), "it has not ended");
+        power.end(Outcome::Halted);
+        power.tell(&after);
+        assert_eq!([before.heard(), after.heard()], [true, true]);
     }
 
     #[test]

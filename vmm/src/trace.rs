@@ -10,6 +10,9 @@ use serde::{Deserialize, Serialize};
 
 pub use kind::ExitKind;
 
+use crate::bus::Taken;
+use crate::config::BusKind;
+
 /// How many of a vCPU's last accesses are kept.
 const KEPT: usize = 256;
 /// Room for so many devices before the list of them grows.
@@ -43,6 +46,13 @@ pub struct AccessCount {
     pub writes: u64,
 }
 
+impl AccessCount {
+    fn add(&mut self, write: bool) {
+        let count = if write { &mut self.writes } else { &mut self.reads };
+        *count += 1;
+    }
+}
+
 /// What one vCPU did.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VcpuTrace {
@@ -53,9 +63,12 @@ pub struct VcpuTrace {
     /// How often it accessed each device.
     #[serde(default)]
     pub devices: BTreeMap<String, AccessCount>,
-    /// How often it accessed what is nothing.
+    /// How often it accessed what is nothing, wholly or in part.
     #[serde(default)]
     pub nothing: AccessCount,
+    /// How often it wrote fewer bytes than a device takes: they are lost.
+    #[serde(default)]
+    pub refused: u64,
     /// Its last accesses, the oldest first.
     pub accesses: Vec<Access>,
 }
@@ -92,13 +105,6 @@ impl Trace {
     }
 }
 
-/// An access's address space.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Space {
-    Pio,
-    Mmio,
-}
-
 /// An access as it is kept: small, and made without an allocation.
 struct Note {
     ticks: u64,
@@ -122,6 +128,7 @@ pub(crate) struct Recorder {
     devices: Vec<(Arc<str>, AccessCount)>,
     last: usize,
     nothing: AccessCount,
+    refused: u64,
     accesses: Vec<Note>,
     /// Where the next note goes once all places are taken: the oldest one's.
     next: usize,
@@ -137,6 +144,7 @@ impl Recorder {
             devices: Vec::with_capacity(DEVICES),
             last: 0,
             nothing: AccessCount::default(),
+            refused: 0,
             accesses: Vec::with_capacity(KEPT),
             next: 0,
         }
@@ -148,24 +156,22 @@ impl Recorder {
         }
     }
 
-    /// Notes an access of up to eight bytes, and who answered it.
+    /// Notes an access of up to eight bytes, and who had it. One that went to several devices is the first one's.
     pub(crate) fn access(
         &mut self,
-        device: Option<&Arc<str>>,
-        (space, write): (Space, bool),
+        taken: Taken<'_>,
+        (bus, write): (BusKind, bool),
         address: u64,
         data: &[u8],
     ) {
-        let index = device.map(|name| self.device(name));
-        let count = match index.and_then(|index| self.devices.get_mut(index)) {
-            Some((_, count)) => count,
-            None => &mut self.nothing,
-        };
-        if write {
-            count.writes += 1
-        } else {
-            count.reads += 1
+        let index = taken.device.map(|name| self.device(name));
+        if let Some((_, count)) = index.and_then(|index| self.devices.get_mut(index)) {
+            count.add(write);
         }
+        if taken.nobodys {
+            self.nothing.add(write);
+        }
+        self.refused += u64::from(taken.refused);
         let mut value = [0; 8];
         value.iter_mut().zip(data).for_each(|(to, from)| *to = *from);
         let note = Note {
@@ -174,7 +180,7 @@ impl Recorder {
             value: u64::from_le_bytes(value),
             device: index.and_then(|index| u16::try_from(index).ok()).unwrap_or(u16::MAX),
             width: u8::try_from(data.len()).unwrap_or(u8::MAX),
-            pio: space == Space::Pio,
+            pio: bus == BusKind::Pio,
             write,
         };
         match self.accesses.get_mut(self.next) {
@@ -220,6 +226,7 @@ impl Recorder {
             exits: kinds.filter(|(_, count)| *count > 0).collect(),
             devices,
             nothing: self.nothing,
+            refused: self.refused,
             accesses: older.iter().chain(newer).map(access).collect(),
         }
     }
@@ -264,8 +271,12 @@ impl Clock {
 mod tests {
     use super::*;
 
+    fn taken(device: Option<&Arc<str>>) -> Taken<'_> {
+        Taken { device, nobodys: device.is_none(), refused: false }
+    }
+
     fn write(recorder: &mut Recorder, device: Option<&Arc<str>>, address: u64) {
-        recorder.access(device, (Space::Pio, true), address, &[0]);
+        recorder.access(taken(device), (BusKind::Pio, true), address, &[0]);
     }
 
     #[test]
@@ -293,7 +304,7 @@ mod tests {
             for device in [&uart, &probe, &uart] {
                 write(&mut recorder, Some(device), 1);
             }
-            recorder.access(Some(&uart), (Space::Mmio, false), 2, &[1, 2]);
+            recorder.access(taken(Some(&uart)), (BusKind::Mmio, false), 2, &[1, 2]);
             recorder.trace()
         });
         let last = vcpus[0].accesses.last().unwrap();

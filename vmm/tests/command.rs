@@ -1,5 +1,8 @@
 //! The command `kiln-vmm`, as whoever runs it sees it.
 
+#[path = "command/hostile.rs"]
+mod hostile;
+
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
 
@@ -20,6 +23,10 @@ static COMMAND: fn() -> Vec<Case> = || {
         case("debug_consoles_share_standard_output", consoles),
         case("serial_port_reads_standard_input", standard_input),
         case("printed_machine_runs_again_as_printed", printed_machine),
+        case("access_to_nothing_ends_a_strict_machine_and_is_told_of_on_others", strict),
+        case("end_that_nothing_else_explains_is_told_with_where_the_processors_stood", dumped),
+        case("instructions_are_written_down_to_the_limit", instructions),
+        case("output_that_is_lost_is_told_of_and_ends_with_125", lost),
         case("bad_options_end_with_one_line_and_125", bad_options),
     ]
 };
@@ -52,6 +59,8 @@ fn exit_statuses() -> Came {
     let said = "hello from a payload\n".to_owned();
     let raw = "kiln-vmm: the guest exited with 0\n".to_owned();
     same(vmm(&["run", &hello, "--exit-status", "raw"])?, (Some(1), said.clone(), raw))?;
+    // The node that it would be made with anyway, by another name.
+    same(vmm(&["run", &hello, "--kvm", "/dev/../dev/kvm"])?, (Some(0), said.clone(), String::new()))?;
     same(vmm(&["run", &hello])?, (Some(0), said.clone(), String::new()))?;
     same(vmm(&[&hello])?, (Some(0), said, String::new()))?;
     let other = image("exit-status-32")?;
@@ -144,6 +153,68 @@ fn printed_machine() -> Came {
     )
 }
 
+fn strict() -> Came {
+    let payload = kiln_fixtures::by_name("pio-nothing").ok_or("no such payload")?;
+    let kernel = file(&payload.elf())?;
+    let path = kernel.path().to_string_lossy();
+    let first = "vCPU 0 wrote 1 byte at port 0xb00, where no device is";
+    let (status, said, error) = vmm(&["run", &path, "--mem", "16"])?;
+    same((status, said.as_str()), (Some(0), ""))?;
+    same((error.lines().count() <= 2, error.contains(first)), (true, true))?;
+    let (status, _, error) = vmm(&["run", &path, "--mem", "16", "--strict"])?;
+    same((status, error.contains(&format!("the machine is strict: {first}\n"))), (Some(1), true))?;
+    let allowed = ["run", &path, "--mem", "16", "--strict", "--allow", "pio:0xb00-0xb03"];
+    same(vmm(&allowed)?.0, Some(0))?;
+    let (_, shown, _) = vmm(&[&allowed[..], &["--print-config=toml"]].concat())?;
+    let shown = file(shown.as_bytes())?;
+    same(vmm(&["run", "--config", &shown.path().to_string_lossy()])?.0, Some(0))?;
+    let (status, _, error) = vmm(&["run", &path, "--allow", "pio:0xb00"])?;
+    same((status, error.contains("--strict")), (Some(125), true))
+}
+
+fn dumped() -> Came {
+    let kernel = image("triple-fault-32")?;
+    let (status, said, error) = vmm(&["run", &kernel.path().to_string_lossy(), "--mem", "16"])?;
+    same((status, said.as_str()), (Some(1), ""))?;
+    let told = error.starts_with("kiln-vmm: triple fault of vCPU 0\nvCPU 0 (running): KVM_EXIT_SHUTDOWN");
+    same((told, error.contains("\n  RIP "), &error), (true, true, &error))
+}
+
+fn instructions() -> Came {
+    let (kernel, file) = (image("serial-hello-32")?, file(b"")?);
+    let (path, file) = (kernel.path().to_string_lossy(), file.path().to_string_lossy());
+    let options = ["run", &path, "--mem", "16", "--trace-instructions", &file, "--trace-limit", "5"];
+    same(vmm(&options)?, (Some(0), "hello from a payload\n".to_owned(), String::new()))?;
+    let text = std::fs::read_to_string(&*file).map_err(|error| error.to_string())?;
+    let lines: Vec<&str> = text.lines().collect();
+    same((lines.len(), lines.first().copied()), (5, Some("0 0000000000100000")))
+}
+
+/// Runs the payload that says hello, with its output there; returns the status and what was said of it.
+fn hello_to(out: impl Into<Stdio>) -> Result<(Option<i32>, String), String> {
+    let hello = image("serial-hello-32")?;
+    let mut command = Command::new(env!("CARGO_BIN_EXE_kiln-vmm"));
+    let output = command.arg("run").arg(hello.path()).stdout(out).output();
+    let output = output.map_err(|error| error.to_string())?;
+    Ok((output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned()))
+}
+
+fn lost() -> Came {
+    let hello = image("serial-hello-32")?;
+    let path = hello.path().to_string_lossy();
+    let full = |device: &str| {
+        format!("kiln-vmm: {device} lost 21 bytes of output: No space left on device (os error 28)\n")
+    };
+    let to_file = vmm(&["run", &path, "--device", "com1,to=file,path=/dev/full"])?;
+    same(to_file, (Some(125), String::new(), full("COM1")))?;
+    let out = std::fs::File::options().write(true).open("/dev/full").map_err(|error| error.to_string())?;
+    same(hello_to(out)?, (Some(125), full("standard output")))?;
+    // Whoever reads no more has had enough.
+    let (reader, writer) = std::io::pipe().map_err(|error| error.to_string())?;
+    drop(reader);
+    same(hello_to(writer)?, (Some(0), String::new()))
+}
+
 fn bad_options() -> Came {
     let kernel = image("serial-hello-32")?;
     let path = kernel.path().to_string_lossy().into_owned();
@@ -155,6 +226,10 @@ fn bad_options() -> Came {
             &["--device", "fw-cfg,file=a,path=/no/such/x"],
             "fw_cfg file a can't be connected to file /no/such/x",
         ),
+        (&["--gdb", "unix:/no/such/folder/gdb"], "gdb can't be listened for on /no/such/folder/gdb"),
+        (&["--kvm", "/no/such/kvm"], "/no/such/kvm does not exist: "),
+        (&["--kvm", "/dev/null"], "/dev/null is no KVM device node: "),
+        (&["--kvm", "/"], "can't open /: "),
         (&["--module", "/no/such/module"], "can't read the module /no/such/module"),
     ] {
         let mut arguments = vec!["run", path.as_str()];

@@ -20,7 +20,7 @@ pub(crate) struct Cli {
 
 const STATUSES: &str = "\
 Exit status: 0 passed; 1 the guest or the kernel failed; 124 it hung, or ran out of time; 125 it could not be \
-tested (usage errors and our own failures among them). `run` passes the guest command's own status on.";
+tested (usage errors and our own failures among them). `run` and `shell` pass the guest command's own status on.";
 
 /// What the words ask for; else help was asked for, or an error was shown, and this is the status to end with.
 pub(crate) fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Cli, Exit> {

@@ -9,16 +9,17 @@ use std::time::Duration;
 use anyhow::Result;
 use kiln::rootfs::cache::Cache;
 use kiln::rootfs::image::ImageSpec;
-use kiln::run::{AccelChoice, Done, Recipe, Task, TaskIo, dispatch};
+use kiln::run::{AccelChoice, Done, Recipe, Task, TaskIo, prepare};
 use kiln::verdict::Verdict;
 use kiln::vmm::config::DiskConfig;
 use kiln::vmm::trace::Trace;
 use serde::Serialize;
 
 use crate::exit::Exit;
+use crate::interrupt::on_interrupt;
 use crate::options::{Accel, ImageOptions, MachineOptions};
 use crate::report::{Assertions, JsonTo, RanOn, Report};
-use crate::ui::{self, Align, Bars, Conversation, Keys, Stream, Style, Table};
+use crate::ui::{self, Align, Bars, Conversation, Keys, Sitting, Stream, Style, Table};
 
 /// The recipe for such options.
 pub(crate) fn recipe(machine: &MachineOptions, image: Option<&ImageOptions>) -> Recipe {
@@ -66,6 +67,9 @@ pub(crate) fn choice(accel: Accel) -> AccelChoice {
     }
 }
 
+/// Nobody sits at a guest for longer.
+pub(crate) const SITTING: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+
 /// Boots a guest by `recipe` and does `task` in it.
 ///
 /// # Errors
@@ -81,12 +85,22 @@ pub(crate) fn boot(
     let bars = Bars::new();
     let mut plan = recipe.plan(cache, task, &bars)?;
     plan.show_console = show == Show::Console;
-    let (mut out, mut err) = (io::stdout(), io::stderr());
-    let mut io = TaskIo { stdin: None, stdout: &mut out, stderr: &mut err, console: None };
+    // Where nothing can be run, no terminal is taken over.
+    let run = prepare(cache, &plan, choice(accel), names)?;
+    let directory = run.directory().clone();
+    let _noted_on_interrupt = on_interrupt(move || directory.interrupted());
     // Until the guest has ended.
     let mut _conversation = None;
+    let mut sitting = if show == Show::Terminal { Sitting::begin()? } else { None };
+    let mut out: Box<dyn Write + Send> = match &sitting {
+        Some(sitting) => Box::new(sitting.screen()),
+        None => Box::new(io::stdout()),
+    };
+    let mut err = io::stderr();
+    let line = sitting.as_mut().and_then(Sitting::line);
+    let mut io = TaskIo { stdin: None, stdout: &mut out, stderr: &mut err, console: None, line };
     match show {
-        Show::Nothing => {}
+        Show::Nothing | Show::Terminal => {}
         Show::Command => io.stdin = Some(Box::new(io::stdin())),
         Show::Console => {
             _conversation = Conversation::begin();
@@ -101,7 +115,23 @@ pub(crate) fn boot(
             }
         }
     }
-    Ok(dispatch(cache, &plan, choice(accel), names, io, &bars)?)
+    Ok(run.carry_out(io, &bars))
+}
+
+/// The exit status of a run whose command's own is ours; what kept it from having one is told.
+///
+/// # Errors
+/// The stream is closed.
+pub(crate) fn exit_of_command(done: &Done) -> io::Result<Exit> {
+    // A status that the command chose is an answer, not a failure to explain.
+    let answered = matches!(done.report.verdict, Verdict::Passed | Verdict::Assertion);
+    match done.report.status {
+        Some(status) if answered => Ok(Exit::status(status)),
+        _ => {
+            explain(done)?;
+            Ok(Exit::status(done.report.verdict.exit()))
+        }
+    }
 }
 
 /// What of a guest is passed on as it comes.
@@ -111,6 +141,8 @@ pub(crate) enum Show {
     Nothing,
     /// A command's input and output.
     Command,
+    /// A command's terminal, at which a person sits.
+    Terminal,
     /// The console, made harmless, on standard error, and what is to be typed on it; with a person at the terminal
     /// the console itself.
     Console,

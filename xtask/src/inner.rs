@@ -1,5 +1,5 @@
-//! The words by which this program, carried into the lab, is told what to do there. They are between it and
-//! itself, so no help names them.
+//! The words by which this program, carried into the lab or built anew, is told what to do there. They are between it
+//! and itself, so no help names them.
 
 use std::ffi::OsString;
 use std::io;
@@ -8,10 +8,10 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use kiln::evidence::RunDirectory;
-use kiln::lab::INNER_PLAN;
+use kiln::lab::{INNER_PLAN, line_inside};
 use kiln::run::{Plan, TaskIo, execute};
 
-use crate::bench::{INNER_BENCH, inner_bench};
+use crate::bench::{INNER_BENCH, INNER_EXITS, inner_bench, inner_exits};
 use crate::exit::Exit;
 use crate::ui;
 
@@ -23,6 +23,7 @@ pub(crate) fn run(words: impl IntoIterator<Item = OsString>) -> Option<Exit> {
     let result = match words[..] {
         [INNER_PLAN, plan, directory] => carry_out(Path::new(plan), directory),
         [INNER_BENCH, spec] => inner_bench(Path::new(spec)).map(|()| Exit::PASSED),
+        [INNER_EXITS] => inner_exits().map(|()| Exit::PASSED),
         _ => return None,
     };
     Some(result.unwrap_or_else(|error| {
@@ -39,7 +40,12 @@ fn carry_out(plan: &Path, directory: &str) -> Result<Exit> {
         Arc::new(RunDirectory::join(Path::new("/"), directory).context("failed to find the evidence pipe")?);
     let (mut out, mut err) = (io::stdout(), io::stderr());
     let console = plan.show_console.then(|| Box::new(io::stderr()) as Box<dyn io::Write + Send>);
-    let io = TaskIo { stdin: Some(Box::new(io::stdin())), stdout: &mut out, stderr: &mut err, console };
+    let mut io = TaskIo { stdin: None, stdout: &mut out, stderr: &mut err, console, line: None };
+    if plan.has_terminal() {
+        io.line = Some(line_inside(io::stdin()).context("failed to follow the terminal outside")?);
+    } else {
+        io.stdin = Some(Box::new(io::stdin()));
+    }
     let report = execute(&plan, &directory, io);
     Ok(Exit::status(report.verdict.exit()))
 }

@@ -6,10 +6,10 @@
 use std::fs;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, Once, PoisonError};
+use std::sync::{Arc, Mutex, Once, OnceLock, PoisonError};
 use std::thread;
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::iterator::Signals;
 use signal_hook::{flag, low_level};
 
@@ -17,8 +17,10 @@ type CleanUp = Box<dyn FnOnce() + Send>;
 
 static CLEAN_UPS: Mutex<Vec<(u64, CleanUp)>> = Mutex::new(Vec::new());
 static NEXT: AtomicU64 = AtomicU64::new(0);
+/// Set by the first signal.
+static HURRY: OnceLock<Arc<AtomicBool>> = OnceLock::new();
 
-/// Takes over SIGINT, SIGTERM and SIGHUP, but those that the caller had us ignore (`nohup`, `&`); once a
+/// Takes over SIGINT, SIGQUIT, SIGTERM and SIGHUP, but those that the caller had us ignore (`nohup`, `&`); once a
 /// process.
 ///
 /// # Errors
@@ -31,9 +33,9 @@ pub(crate) fn install() -> io::Result<()> {
 }
 
 fn take_over() -> io::Result<()> {
-    let hurry = Arc::new(AtomicBool::new(false));
+    let hurry = HURRY.get_or_init(Arc::default).clone();
     let ignored = ignored(&fs::read_to_string("/proc/self/status").unwrap_or_default());
-    let mut signals = vec![SIGINT, SIGTERM, SIGHUP];
+    let mut signals = vec![SIGINT, SIGQUIT, SIGTERM, SIGHUP];
     signals.retain(|signal| ignored & (1 << (signal - 1)) == 0);
     for &signal in &signals {
         // In this order: the first signal finds the flag unset and sets it, the second finds it set.
@@ -50,6 +52,13 @@ fn take_over() -> io::Result<()> {
         }
     })?;
     Ok(())
+}
+
+/// Comes back only if no signal has come: otherwise the process dies by it, as soon as the clean-ups have run.
+pub(crate) fn give_way() {
+    while HURRY.get().is_some_and(|hurry| hurry.load(Ordering::SeqCst)) {
+        thread::park();
+    }
 }
 
 /// The mask of ignored signals in the text of `/proc/PID/status` (proc(5), `SigIgn`): bit n-1 is signal n.

@@ -142,7 +142,9 @@ fn ci_outside_of_the_tree_is_refused() {
 fn interrupted_ci_ends_its_step_and_dies_by_the_signal() {
     let (_tree, mut ci) = tree_with_cargo("echo \"step $$\"\nexec sleep 1000");
     let mut child = ci.stdout(Stdio::piped()).spawn().unwrap();
-    let step = BufReader::new(child.stdout.take().unwrap())
+    let mut said = BufReader::new(child.stdout.take().unwrap());
+    let step = said
+        .by_ref()
         .lines()
         .find_map(|line| line.unwrap().strip_prefix("step ")?.parse().ok())
         .and_then(Pid::from_raw)

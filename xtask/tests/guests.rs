@@ -2,6 +2,10 @@
 //!
 //! They fetch what they need and take seconds each, so `cargo test` leaves them out and `cargo xtask ci` runs them.
 
+mod guests {
+    mod shell;
+}
+
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};

@@ -122,3 +122,19 @@ fn readme_begins_with_the_two_commands() {
         first.iter().map(|line| line.split('#').next().unwrap_or_default().trim()).collect();
     assert_eq!(commands, ["cargo xtask smoke", "cargo xtask test"]);
 }
+
+#[test]
+fn tests_that_the_architecture_names_exist() {
+    let (text, files) = (source::read(root(), "ARCHITECTURE.md"), source::rust(root()));
+    let rows = text.lines().skip_while(|line| *line != "| there | here | shown by |").skip(2);
+    let shown_by = rows.map_while(|line| line.strip_prefix('|')?.strip_suffix('|')?.rsplit('|').next());
+    let names: Vec<&str> = shown_by.flat_map(|cell| cell.split('`').skip(1).step_by(2)).collect();
+    assert!(names.len() > 40, "the table was not found: {names:?}");
+    let exists = |name: &&str| {
+        // A function, a case named by a string, or a payload, whose own name has dashes.
+        let shapes = [format!("fn {name}("), format!("{name}\""), format!("\"{}\"", name.replace('_', "-"))];
+        files.iter().any(|file| shapes.iter().any(|shape| file.text.contains(shape.as_str())))
+    };
+    let faults = names.iter().filter(|name| !exists(name)).map(|name| format!("ARCHITECTURE.md: {name}"));
+    assert_none(faults.collect(), "a test is named that is not there");
+}

@@ -46,6 +46,12 @@ fn run_without_a_command_is_refused() {
 }
 
 #[test]
+fn shell_without_a_terminal_is_refused() {
+    assert_refused(&["shell"], &["needs a terminal", "`run --busybox -- sh`"]);
+    assert_refused(&["shell", "--no-busybox"], &["<CMD>"]);
+}
+
+#[test]
 fn cpus_out_of_range_are_refused() {
     for cpus in ["0", "255", "10000", "-1", "two"] {
         assert_refused(&["smoke", &format!("--cpus={cpus}")], &["--cpus", "1 to 254"]);

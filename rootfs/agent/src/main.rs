@@ -10,6 +10,7 @@ mod power;
 mod server;
 mod system;
 mod text;
+mod window;
 
 use std::io;
 use std::process::ExitCode;
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
             let count = count.parse().map_err(|_| io::ErrorKind::InvalidInput.into());
             ended(count.and_then(|count| echo::terminal(terminal, count)))
         }
+        ["window"] => ended(window::follow()),
         ["serve", "--socket-fd", number] => serve(number),
         ["--version"] => {
             println!("kiln-agent {}", env!("CARGO_PKG_VERSION"));
@@ -37,7 +39,7 @@ fn main() -> ExitCode {
         }
         _ => {
             eprintln!(
-                "kiln-agent: unknown arguments; usage: kiln-agent [assert | echo [TERMINAL BYTES] | --version]"
+                "kiln-agent: unknown arguments; usage: kiln-agent [assert | echo [TERMINAL BYTES] | window | --version]"
             );
             ExitCode::from(2)
         }

@@ -10,19 +10,21 @@ pub(crate) fn kernel_release() -> String {
     rustix::system::uname().release().to_string_lossy().into_owned()
 }
 
-fn child_signal() -> libc::sigset_t {
-    // SAFETY: a signal set is plain memory, and is filled by the two calls.
+fn set_of(signals: &[i32]) -> libc::sigset_t {
+    // SAFETY: a signal set is plain memory, and is filled by the calls.
     unsafe {
         let mut set = mem::zeroed();
         libc::sigemptyset(&raw mut set);
-        libc::sigaddset(&raw mut set, libc::SIGCHLD);
+        for &signal in signals {
+            libc::sigaddset(&raw mut set, signal);
+        }
         set
     }
 }
 
-/// A descriptor that is readable when children ended; their signal is no longer delivered otherwise.
-pub(crate) fn child_events() -> io::Result<OwnedFd> {
-    let set = child_signal();
+/// A descriptor that is readable when one of `signals` came, which are no longer delivered otherwise.
+pub(crate) fn signal_events(signals: &[i32]) -> io::Result<OwnedFd> {
+    let set = set_of(signals);
     // SAFETY: the set is initialised; the descriptor is new and nobody else's.
     unsafe {
         if libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) != 0 {
@@ -33,12 +35,30 @@ pub(crate) fn child_events() -> io::Result<OwnedFd> {
     }
 }
 
-/// Between fork and exec: a session of its own, signals as they are by default, and `events` as
-/// descriptor 3.
-pub(crate) fn become_program(events: Option<i32>) -> io::Result<()> {
+/// Takes what came to a descriptor of [`signal_events`], and says whether `wanted` holds for any of it.
+pub(crate) fn take_signals(events: &OwnedFd, wanted: impl Fn(i32) -> bool) -> bool {
+    /// The length of a `signalfd_siginfo`, which begins with the signal's number (signalfd(2)).
+    const RECORD: usize = size_of::<libc::signalfd_siginfo>();
+    let mut buffer = [0_u8; 8 * RECORD];
+    let mut any = false;
+    while let Ok(length) = rustix::io::read(events, &mut buffer)
+        && length > 0
+    {
+        let numbers = buffer[..length].chunks_exact(RECORD).filter_map(|record| record.first_chunk());
+        any |= numbers.map(|number| i32::from_ne_bytes(*number)).any(&wanted);
+    }
+    any
+}
+
+/// Between fork and exec: a session of its own, on the terminal that standard input is if `terminal`; signals as they
+/// are by default, and `events` as descriptor 3.
+pub(crate) fn become_program(terminal: bool, events: Option<i32>) -> io::Result<()> {
     // SAFETY: all of these are async-signal-safe, and the set is initialised before it is used.
     unsafe {
         if libc::setsid() < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        if terminal && libc::ioctl(0, libc::TIOCSCTTY, 0) != 0 {
             return Err(io::Error::last_os_error());
         }
         for signal in 1..=64 {
@@ -57,6 +77,13 @@ pub(crate) fn become_program(events: Option<i32>) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// The leader of the session that the process `pid` is in; 0 is one that is not to be seen from here, as that of the
+/// kernel's own threads, which rustix takes for impossible.
+pub(crate) fn session(pid: i32) -> i32 {
+    // SAFETY: no memory is touched.
+    unsafe { libc::getsid(pid) }
 }
 
 /// Brings the loopback interface up.

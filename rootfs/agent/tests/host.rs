@@ -1,5 +1,9 @@
 //! The agent and the host's client, over a socket pair and without a guest.
 
+mod host {
+    mod terminal;
+}
+
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;

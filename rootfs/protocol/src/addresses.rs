@@ -51,8 +51,22 @@ pub const PROBE_STREAM_PIO_SIZE: u16 = 8;
 pub const PROBE_MMIO: u64 = 0xd010_0000;
 /// The size of the probe device's MMIO range in bytes.
 pub const PROBE_MMIO_SIZE: u64 = 0x1000;
+/// The probe device's cells on PIO, [`PROBE_CELLS_SIZE`] ports: 16 bytes that keep what is written and take single
+/// bytes alone, then four times four bytes that keep what is written and take four bytes alone. The bus makes
+/// other accesses fit, but that writes of less than four bytes to the latter are lost.
+pub const PROBE_CELLS_PIO: u16 = 0xa50;
+/// The like on MMIO, with cells of its own.
+pub const PROBE_CELLS_MMIO: u64 = 0xd011_0000;
+/// How many addresses the cells take.
+pub const PROBE_CELLS_SIZE: u16 = 32;
+/// Where the probe device's window is that the guest can move ([`WINDOW_BASE`](crate::probe::WINDOW_BASE)), before it does so.
+pub const PROBE_WINDOW: u64 = 0xd012_0000;
+/// The size of that window in bytes.
+pub const PROBE_WINDOW_SIZE: u64 = 0x1000;
 /// The probe device's interrupt.
 pub const PROBE_GSI: u32 = 10;
+/// The probe device's second, level-triggered interrupt.
+pub const PROBE_LEVEL_GSI: u32 = 11;
 /// The first virtio-mmio device.
 pub const VIRTIO_MMIO_BASE: u64 = 0xd000_0000;
 /// The distance between virtio-mmio devices, and the size of each one's range, in bytes.

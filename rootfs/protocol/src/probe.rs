@@ -40,6 +40,21 @@ pub const STREAM: u16 = 0x800;
 pub const STREAM_ASTRAY: u16 = 0x804;
 /// The size in bytes of what of [`STREAM`] is coalesced.
 pub const STREAM_SIZE: u32 = 4;
+/// The level of the device's second interrupt ([`crate::addresses::PROBE_LEVEL_GSI`]), four bytes: it is raised again
+/// after each end of interrupt while it is not zero. Reads how many of those the device has seen. On MMIO alone.
+pub const LEVEL: u16 = 0x900;
+/// Where the device's message is written; eight bytes, to be written only. On MMIO alone.
+pub const MSI_ADDRESS: u16 = 0x908;
+/// What the device's message is; four bytes, to be written only. The message is as both say from then on. On MMIO alone.
+pub const MSI_DATA: u16 = 0x910;
+/// Writing raises the device's message once; reading (four bytes) tells how often it was raised. On MMIO alone.
+pub const MSI: u16 = 0x914;
+/// Where the window ([`crate::addresses::PROBE_WINDOW`]) is to begin: a guest-physical address of eight bytes, also by halves. It
+/// reads what was written. On MMIO alone, as are all registers of the window.
+pub const WINDOW_BASE: u16 = 0xa00;
+/// Writing one of the `WINDOW_*` commands does it: the next instruction sees the window at its new place. Reading tells how
+/// the last one ended ([`WINDOW_OK`], [`WINDOW_REFUSED`]); four bytes.
+pub const WINDOW_COMMAND: u16 = 0xa08;
 /// Takes the oldest entry off the access log: `offset | width << 8 | write << 16`, or all ones when the log
 /// is empty; four bytes. Accesses to this register are counted but not logged. The log keeps the last
 /// [`LOG_MAX`] accesses; an offset past 0xff shows as 0xff.
@@ -57,3 +72,24 @@ pub const DMA_FAULT: u32 = 1;
 pub const DMA_MAX: u32 = 1 << 20;
 /// How many entries the access log keeps.
 pub const LOG_MAX: usize = 64;
+
+/// Window command: be at [`WINDOW_BASE`].
+pub const WINDOW_MOVE: u32 = 1;
+/// Window command: be nowhere.
+pub const WINDOW_HIDE: u32 = 2;
+/// Window status: done, or none asked yet.
+pub const WINDOW_OK: u32 = 0;
+/// Window status: something else is there, or it is no address; the window is where it was.
+pub const WINDOW_REFUSED: u32 = 1;
+
+/// In the window: reads [`WINDOW_MAGIC_VALUE`], four bytes.
+pub const WINDOW_MAGIC: u16 = 0x00;
+/// What [`WINDOW_MAGIC`] reads: "MOVE".
+pub const WINDOW_MAGIC_VALUE: u32 = u32::from_le_bytes(*b"MOVE");
+/// In the window: writing the four bytes [`DOORBELL_RING`] rings the doorbell, with no exit. Nothing else does.
+pub const DOORBELL: u16 = 0x10;
+/// What rings the doorbell.
+pub const DOORBELL_RING: u32 = 1;
+/// In the window: reads how often the doorbell was rung, four bytes. [`STREAM`] and [`STREAM_ASTRAY`] are in the window as well,
+/// and are coalesced there, too.
+pub const DOORBELL_COUNT: u16 = 0x14;

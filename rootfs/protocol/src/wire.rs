@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 /// The version of all that is said here; both ends must have the same.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// The name of the virtio port that the agent is reached on.
 pub const PORT_NAME: &str = "kiln.agent";
 /// Where the agent is in a guest.
@@ -49,6 +49,10 @@ pub enum ToAgent {
     StdinClose,
     /// Send a signal to it and all in its process group.
     Kill(i32),
+    /// The window of its terminal has this size now.
+    Resize(TerminalSize),
+    /// Take its terminal away: it is hung up, and all in its session that does not end by itself is killed.
+    HangUp,
     /// Make a file of the [`ToAgent::PutData`] that follows.
     Put {
         /// Where it goes.
@@ -134,6 +138,18 @@ pub struct Exec {
     pub stdin: bool,
     /// Whether it has descriptor 3 to write events to.
     pub events: bool,
+    /// The size of its terminal's window, if it runs on a terminal of its own. All that it writes there is standard
+    /// output; what the host sends is typed, and the end of it is the terminal's end-of-file character.
+    pub terminal: Option<TerminalSize>,
+}
+
+/// The size of a terminal's window, in characters; 0 is one that nobody knows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TerminalSize {
+    /// Its height.
+    pub rows: u16,
+    /// Its width.
+    pub columns: u16,
 }
 
 /// Who the agent is.
@@ -287,12 +303,21 @@ mod tests {
     use super::*;
 
     fn some() -> Vec<Envelope<ToAgent>> {
+        let size = TerminalSize { rows: 24, columns: u16::MAX };
         let exec = Exec { argv: vec!["cat".to_string()], stdin: true, ..Exec::default() };
-        [ToAgent::Exec(exec), ToAgent::Stdin(vec![7; 300]), ToAgent::StdinClose, ToAgent::Credit(u32::MAX)]
-            .into_iter()
-            .zip(1..)
-            .map(|(message, id)| Envelope { id, message })
-            .collect()
+        [
+            ToAgent::Exec(Exec { terminal: Some(size), ..exec.clone() }),
+            ToAgent::Exec(exec),
+            ToAgent::Stdin(vec![7; 300]),
+            ToAgent::StdinClose,
+            ToAgent::Resize(size),
+            ToAgent::HangUp,
+            ToAgent::Credit(u32::MAX),
+        ]
+        .into_iter()
+        .zip(1..)
+        .map(|(message, id)| Envelope { id, message })
+        .collect()
     }
 
     #[test]

@@ -24,6 +24,7 @@ use expand::{Kind, expand};
 /// - `loadable = ["dummy"]`: modules that are in the guest for the case to load, and what they depend on loaded
 /// - `append = "…"` to the kernel's command line
 /// - `console`: a virtio console (`hvc0`) beside the UART
+/// - `control`: the machine's control socket
 /// - `timeout = 120`: the limit in seconds on the machine's clock, its boot included
 /// - `level = "linux"`: the level of KVM that it needs, and the only one that runs a Linux guest
 /// - `allow_warning`: what the kernel warns of, a taint and a module that is left do not fail the case

@@ -9,7 +9,7 @@ use syn::{Error, Ident, LitBool, LitInt, LitStr, Result, Token, bracketed, paren
 use crate::expand::Kind;
 
 /// Every option of a case with a guest.
-const NAMES: &str = "kernel, cpus, memory, disk, disks, files, modules, loadable, append, console, timeout, level and allow_warning";
+const NAMES: &str = "kernel, cpus, memory, disk, disks, files, modules, loadable, append, console, control, timeout, level and allow_warning";
 
 /// What a case asks for, as tokens that make a `kiln::cases::Options`.
 #[derive(Default)]
@@ -87,7 +87,7 @@ impl Options {
                     false => quote! { kernel: ::core::option::Option::Some(#text) },
                 });
             }
-            "console" | "allow_warning" => {
+            "console" | "control" | "allow_warning" => {
                 let on = flag(input)?;
                 self.fields.push(quote! { #name: #on });
             }

@@ -18,7 +18,7 @@ fn unknown_option_is_refused_with_the_list() {
     let said = refusal(Kind::Guest, quote! { cpu = 2 }, quote! { fn t() {} });
     assert_eq!(
         said,
-        "no option `cpu`: there are kernel, cpus, memory, disk, disks, files, modules, loadable, append, console, \
+        "no option `cpu`: there are kernel, cpus, memory, disk, disks, files, modules, loadable, append, console, control, \
          timeout, level and allow_warning"
     );
     let said = refusal(Kind::Host, quote! { cpus = 2 }, quote! { fn t() {} });

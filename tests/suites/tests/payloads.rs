@@ -6,10 +6,20 @@ mod coalesced;
 mod control;
 #[path = "payloads/dumps.rs"]
 mod dumps;
+#[path = "payloads/gdb.rs"]
+mod gdb;
+#[path = "payloads/interrupts.rs"]
+mod interrupts;
+#[path = "payloads/memory.rs"]
+mod memory;
+#[path = "payloads/socket.rs"]
+mod socket;
 #[path = "payloads/state.rs"]
 mod state;
 #[path = "payloads/steps.rs"]
 mod steps;
+#[path = "payloads/strict.rs"]
+mod strict;
 
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};

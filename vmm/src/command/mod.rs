@@ -1,9 +1,12 @@
 //! What `kiln-vmm` can be asked for.
 
+mod control;
 mod options;
 mod port;
 mod run;
+mod signals;
 mod status;
+mod table;
 
 use std::io::{self, Write};
 
@@ -14,6 +17,8 @@ use kiln_vmm::config::registry;
 use options::RunOptions;
 
 /// Boots a kernel on a bare machine: its console is standard output, how it ended is the exit status.
+///
+/// A machine with a name (--name) is controlled by the other commands, from other terminals and scripts of the same user.
 ///
 /// Images, assertions and verdicts are `kiln`'s; this is the machine alone. `kiln-vmm KERNEL` is short for `kiln-vmm
 /// run KERNEL`.
@@ -36,6 +41,8 @@ enum Command {
     /// Boot a kernel, and run it until the machine ends.
     #[command(after_help = status::HELP)]
     Run(Box<RunOptions>),
+    #[command(flatten)]
+    Control(control::Control),
     /// List the devices that a machine can have, with their properties.
     Devices {
         /// As JSON.
@@ -54,6 +61,7 @@ pub(crate) fn run(cli: &Cli) -> Result<u8> {
     match &cli.command {
         None => run::run(&cli.run),
         Some(Command::Run(options)) => run::run(options),
+        Some(Command::Control(control)) => control::run(control),
         Some(Command::Devices { json: false }) => {
             write!(io::stdout(), "{}", registry::help())?;
             Ok(0)

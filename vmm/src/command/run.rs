@@ -1,16 +1,21 @@
 //! `kiln-vmm run`: a machine from its first instruction to its exit status.
 
-use std::io::{self, Write};
-use std::sync::{Arc, OnceLock};
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use kiln_vmm::config::registry;
-use kiln_vmm::machine::{Machine, MachineIo, Stopper};
+use kiln_vmm::gdb;
+use kiln_vmm::machine::{Controller, Machine, MachineIo, Owner};
+use kiln_vmm::outcome::Outcome;
 
 use super::options::{ConfigFormat, RunOptions};
 use super::port::Port;
+use super::signals;
 use super::status::status;
+use crate::FAILED;
 
 pub(super) fn run(options: &RunOptions) -> Result<u8> {
     if options.devices.iter().any(|device| device == "help") {
@@ -28,46 +33,76 @@ pub(super) fn run(options: &RunOptions) -> Result<u8> {
         write!(io::stdout(), "{text}")?;
         return Ok(0);
     }
-    let deadline =
-        options.timeout.and_then(|seconds| Instant::now().checked_add(Duration::from_secs(seconds)));
     // In the order of the machine's own.
     let named = config.ports.iter().filter_map(|name| options.ports.iter().find(|port| port.name == *name));
     let ports = named.map(Port::listen).collect::<Result<_>>()?;
-    let machine = Machine::new(&config, MachineIo { serial: Box::new(io::sink()), console: None, ports })?;
+    let io = MachineIo { serial: Box::new(io::sink()), console: None, ports };
+    let mut machine = Machine::new_on(&options.kvm, &config, io)?;
     for (device, path) in machine.ptys() {
         writeln!(io::stderr(), "kiln-vmm: {device} is {}", path.display())?;
     }
+    machine.tell_unclaimed(|report| {
+        let _nobody_reads_it = writeln!(io::stderr(), "kiln-vmm: {}", report.summary());
+    });
     let notice = machine.panic_notice();
+    let door = match &options.gdb {
+        Some(address) => Some(gdb::Server::bind(machine.controller(), address, options.gdb_wait)?),
+        None => None,
+    };
+    let tracer = Owner::new("instruction trace").with_running_deadline();
+    if options.trace_instructions.is_some() {
+        machine.controller().hold(&tracer)?;
+    }
+    let events = machine.event_loop()?;
+    let caught = signals::end_in_order(&events, machine.controller())?;
     let running = machine.start()?;
-    let caught = stop_on_signals(running.stopper())?;
+    let deadline =
+        options.timeout.and_then(|seconds| Instant::now().checked_add(Duration::from_secs(seconds)));
+    if let Some(path) = &options.trace_instructions {
+        trace_instructions(&running.controller(), path, options.trace_limit, &tracer)?;
+    }
+    let gdb = match door {
+        Some(door) => {
+            let waits = if options.gdb_wait { "; the guest waits for it" } else { "" };
+            writeln!(io::stderr(), "kiln-vmm: in gdb: target remote {}{waits}", door.address())?;
+            Some(door.start()?)
+        }
+        None => None,
+    };
     let ended = running.wait(deadline);
+    // A debugger that is there is told how it ended.
+    drop(gdb);
     if let Some(path) = &options.trace {
         let text = serde_json::to_string_pretty(&ended.trace)?;
         std::fs::write(path, text).with_context(|| format!("can't write the trace to {}", path.display()))?;
     }
-    if let Some(signal) = caught.get() {
-        let _dies_of_it = signal_hook::low_level::emulate_default_handler(*signal);
+    let mut lost_some = false;
+    for lost in ended.lost.iter().filter(|lost| !lost.is_unwanted()) {
+        writeln!(io::stderr(), "kiln-vmm: {lost}")?;
+        lost_some = true;
     }
-    let (status, word) = status(&ended.outcome, options.exit_status, &notice);
+    caught.die_by_it();
+    let (status, word) = status(&ended.outcome, options.exit_status, notice.panicked());
     if status != 0 {
         writeln!(io::stderr(), "kiln-vmm: {word}")?;
+        if unexplained(&ended.outcome) {
+            for dump in &ended.dumps {
+                write!(io::stderr(), "{dump}")?;
+            }
+        }
     }
-    Ok(status)
+    Ok(if lost_some { FAILED } else { status })
 }
 
-/// Ends the machine in order on ^C and on `SIGTERM`; a second one ends the process.
-fn stop_on_signals(stopper: Stopper) -> Result<Arc<OnceLock<i32>>> {
-    use signal_hook::consts::{SIGINT, SIGTERM};
-    let caught = Arc::new(OnceLock::new());
-    let first = caught.clone();
-    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM])?;
-    kiln_vmm::thread::named("signals").spawn(move || {
-        for signal in signals.forever() {
-            if first.set(signal).is_err() {
-                let _dies_of_it = signal_hook::low_level::emulate_default_handler(signal);
-            }
-            stopper.stop();
-        }
-    })?;
-    Ok(caught)
+/// Whether nothing but where the processors stood tells why the machine ended.
+fn unexplained(outcome: &Outcome) -> bool {
+    !matches!(outcome, Outcome::DebugExit { .. } | Outcome::Reset | Outcome::Panicked | Outcome::PowerOff)
+}
+
+/// Writes down what is carried out from the first instruction on, by a machine that was held for it.
+fn trace_instructions(controller: &Controller, path: &Path, limit: u64, tracer: &Owner) -> Result<()> {
+    let file =
+        File::create(path).with_context(|| format!("can't write the instructions to {}", path.display()))?;
+    controller.trace_instructions(limit, Box::new(BufWriter::new(file)))?;
+    Ok(controller.release(tracer)?)
 }

@@ -1,7 +1,7 @@
 //! How a machine's end becomes an exit status.
 
 use clap::ValueEnum;
-use kiln_vmm::device::pvpanic::PanicNotice;
+use kiln_vmm::control::protocol::End;
 use kiln_vmm::outcome::Outcome;
 
 use crate::FAILED;
@@ -11,8 +11,10 @@ const TIMED_OUT: u8 = 124;
 
 pub(super) const HELP: &str = "\
 Exit status: 0 for a guest that powered off, 2v+1 for one that wrote v to the debug-exit port (0 for v = 0, unless \
---exit-status raw), 1 for one that reset, halted, panicked or triple-faulted, 124 for one ended by --timeout, 125 for a machine that \
-could not run.";
+--exit-status raw), 1 for one that reset, halted, panicked, triple-faulted or accessed nothing under --strict, 124 for one ended by \
+--timeout, 125 for a machine that could not run, or whose output was lost (but for a reader of standard output that wants \
+no more of it). SIGINT and SIGTERM end the machine in order, then this by that signal; a second one \
+ends it at once.";
 
 /// What a guest's write to the debug-exit port becomes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -24,11 +26,11 @@ pub(super) enum ExitStatus {
 }
 
 /// The exit status for how the machine ended, and the word for it.
-pub(super) fn status(outcome: &Outcome, kind: ExitStatus, notice: &PanicNotice) -> (u8, String) {
+pub(super) fn status(outcome: &Outcome, kind: ExitStatus, panicked: bool) -> (u8, String) {
     match outcome {
         Outcome::Panicked => (1, "the guest panicked".to_owned()),
         // Whatever it did afterwards.
-        Outcome::PowerOff | Outcome::Reset | Outcome::Halted if notice.panicked() => {
+        Outcome::PowerOff | Outcome::Reset | Outcome::Halted if panicked => {
             (1, "the guest panicked".to_owned())
         }
         Outcome::PowerOff => (0, "the guest powered off".to_owned()),
@@ -40,9 +42,15 @@ pub(super) fn status(outcome: &Outcome, kind: ExitStatus, notice: &PanicNotice) 
         Outcome::Reset => (1, "the guest reset".to_owned()),
         Outcome::TripleFault { cpu } => (1, format!("triple fault of vCPU {cpu}")),
         Outcome::Halted => (1, "every vCPU halted with interrupts off".to_owned()),
+        Outcome::Unclaimed(access) => (1, format!("the machine is strict: {access}")),
         Outcome::Stopped => (TIMED_OUT, "ended from outside".to_owned()),
         other => (FAILED, format!("the machine failed: {other:?}")),
     }
+}
+
+/// How a machine ended, in words.
+pub(super) fn word(end: &End) -> String {
+    status(&end.outcome, ExitStatus::Raw, end.panicked).1
 }
 
 #[cfg(test)]
@@ -51,7 +59,7 @@ mod tests {
 
     #[test]
     fn debug_exit_is_a_verdict_or_raw() {
-        let of = |value, kind| status(&Outcome::DebugExit { value }, kind, &PanicNotice::default()).0;
+        let of = |value, kind| status(&Outcome::DebugExit { value }, kind, false).0;
         assert_eq!(of(0, ExitStatus::Verdict), 0);
         assert_eq!(of(0, ExitStatus::Raw), 1);
         for kind in [ExitStatus::Verdict, ExitStatus::Raw] {

@@ -74,6 +74,73 @@ pub struct FwCfgFile {
     pub path: PathBuf,
 }
 
+/// An address space of the guest's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BusKind {
+    /// Ports.
+    Pio,
+    /// Guest-physical addresses.
+    Mmio,
+}
+
+/// Addresses without a device that the guest of a strict machine may access.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AllowedRange {
+    /// Where they are.
+    pub bus: BusKind,
+    /// The first one.
+    pub base: u64,
+    /// How many there are.
+    pub size: u64,
+}
+
+impl AllowedRange {
+    /// Whether all of an access of `width` bytes at `address` lies within it.
+    pub(crate) fn holds(&self, bus: BusKind, address: u64, width: u8) -> bool {
+        let offset = address.checked_sub(self.base);
+        let end = offset.and_then(|offset| offset.checked_add(width.into()));
+        self.bus == bus && end.is_some_and(|end| end <= self.size)
+    }
+
+    /// The last address, if there are any and they are addresses of the bus.
+    pub(crate) fn last(&self) -> Option<u64> {
+        let last = self.size.checked_sub(1).and_then(|rest| self.base.checked_add(rest))?;
+        (self.bus == BusKind::Mmio || last <= u16::MAX.into()).then_some(last)
+    }
+}
+
+impl fmt::Display for AllowedRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bus = if self.bus == BusKind::Pio { "pio" } else { "mmio" };
+        write!(f, "{bus}:{:#x}, {:#x} addresses", self.base, self.size)
+    }
+}
+
+impl std::str::FromStr for AllowedRange {
+    type Err = String;
+
+    /// Reads `pio:0xcf8-0xcff` or `mmio:0xfed00000-0xfed003ff`: first and last address, or one alone.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let wrong = || format!("{text:?}: write pio:FIRST-LAST or mmio:FIRST-LAST, as pio:0xcf8-0xcff");
+        let number = |word: &str| match word.strip_prefix("0x") {
+            Some(digits) => u64::from_str_radix(digits, 16).map_err(|_| wrong()),
+            None => word.parse().map_err(|_| wrong()),
+        };
+        let (bus, range) = text.split_once(':').ok_or_else(wrong)?;
+        let bus = match bus {
+            "pio" => BusKind::Pio,
+            "mmio" => BusKind::Mmio,
+            _ => return Err(wrong()),
+        };
+        let (base, last) = range.split_once('-').unwrap_or((range, range));
+        let (base, last) = (number(base)?, number(last)?);
+        let size = last.checked_sub(base).and_then(|rest| rest.checked_add(1)).ok_or_else(wrong)?;
+        Ok(Self { bus, base, size })
+    }
+}
+
 /// A disk.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -97,7 +97,9 @@ fn parse(text: &str) -> Result<MachineConfig, (usize, String)> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Backend, Boot, CpuMode, DiskConfig, FwCfgFile, ModuleConfig, PvPanicConfig};
+    use super::super::{
+        AllowedRange, Backend, Boot, BusKind, CpuMode, DiskConfig, FwCfgFile, ModuleConfig, PvPanicConfig,
+    };
     use super::*;
 
     /// Machines that between them use all that a configuration can say.
@@ -124,6 +126,7 @@ mod tests {
                 boot,
                 cpus: 3,
                 memory: 5 << 30,
+                memory_backing: "huge-pages=explicit,shared,prefault".parse().unwrap(),
                 disks: vec![disk.clone(), disk.clone()],
                 ports: vec!["kiln.agent".to_owned()],
                 com1: Backend::Stdio,
@@ -136,6 +139,8 @@ mod tests {
                 rtc: true,
                 fw_cfg_files: vec![FwCfgFile { name: "opt/x".to_owned(), path: "x".into() }],
                 testdev: true,
+                strict: true,
+                allowed: vec![AllowedRange { bus: BusKind::Mmio, base: 0xfed0_0000, size: 1 }; 2],
                 ..MachineConfig::default()
             })
             .collect()

@@ -166,7 +166,7 @@ pub const DEVICES: &[DeviceKind] = &[
     ),
     kind(
         "probe",
-        "ports 0xa00-0xa3f, MMIO 0xd0100000, interrupt 10",
+        "ports 0xa00-0xa47, MMIO 0xd0100000, a window first at 0xd0110000, interrupt 10",
         "registers to assert on",
         &[PRESENT],
         |config, given| given.present().map(|present| config.probe = present),
@@ -188,7 +188,7 @@ pub const DEVICES: &[DeviceKind] = &[
     ),
     fixed("debug-exit", "ports 0xf4-0xf7", "ends the machine: a write of v gives the status 2v+1"),
     fixed("post", "port 0x80", "keeps the last code written"),
-    fixed("i8042", "ports 0x60-0x64", "resets the machine, and looks absent otherwise"),
+    fixed("i8042", "ports 0x60 and 0x64", "resets the machine, and looks absent otherwise"),
     fixed("acpi-power", "ports 0x600-0x602", "powers the machine off, and resets it"),
 ];
 

@@ -19,26 +19,35 @@ const PULSE: u8 = 0xf0;
 /// The output port's line 0: the processor's reset, active low. Guests write 0xfe: this line alone.
 const RESET_LINE: u8 = 1;
 
-/// An i8042 that knows how to reset the machine, and else looks absent. Five ports, of which two are its own.
+/// An i8042 that knows how to reset the machine, and else looks absent. Of the five ports from its data port on the first
+/// and the last are its own; between them is the PIT's gate.
 pub struct I8042 {
     power: PowerSwitch,
+    /// The first of the ports in view.
+    from: u64,
 }
 
 impl I8042 {
     /// Makes the controller that resets the machine behind `power`.
     #[must_use]
     pub fn new(power: PowerSwitch) -> Self {
-        Self { power }
+        Self { power, from: 0 }
+    }
+
+    /// The command port alone.
+    #[must_use]
+    pub fn command(self) -> Self {
+        Self { from: COMMAND, ..self }
     }
 }
 
 impl BusDevice for I8042 {
     fn read(&mut self, offset: u64, data: &mut [u8]) {
-        super::bytes::read(offset, data, |offset| if offset == COMMAND { STATUS } else { 0xff });
+        super::bytes::read(self.from + offset, data, |offset| if offset == COMMAND { STATUS } else { 0xff });
     }
 
     fn write(&mut self, offset: u64, data: &[u8]) {
-        super::bytes::write(offset, data, |offset, value| {
+        super::bytes::write(self.from + offset, data, |offset, value| {
             if offset == COMMAND && value & PULSE == PULSE && value & RESET_LINE == 0 {
                 self.power.end(Outcome::Reset);
             }
@@ -69,6 +78,17 @@ mod tests {
     #[test]
     fn i8042_reset_pulse_resets() {
         assert_eq!(outcome_of(COMMAND, &[0xfe]), Some(Outcome::Reset));
+    }
+
+    #[test]
+    fn i8042_command_port_alone_is_the_same() {
+        let (power, ended) = power_switch();
+        let mut port = I8042::new(power).command();
+        let mut status = [0];
+        port.read(0, &mut status);
+        assert_eq!(status, [STATUS]);
+        port.write(0, &[0xfe]);
+        assert_eq!(ended(), Some(Outcome::Reset));
     }
 
     #[test]

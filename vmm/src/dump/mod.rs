@@ -13,7 +13,7 @@ use vm_memory::{Bytes, GuestAddress};
 
 pub use walk::{PageWalk, WalkEnd, WalkEntry};
 
-use crate::memory::GuestMemory;
+use crate::memory::{MemoryView, Readable};
 use crate::vcpu::state::{MpState, Registers, SpecialRegisters, hex};
 
 /// How many bytes before and from RIP on are shown.
@@ -78,7 +78,7 @@ impl VcpuDump {
         vcpu: &VcpuFd,
         index: u32,
         why: String,
-        memory: &GuestMemory,
+        memory: &(impl Readable + ?Sized),
     ) -> Result<Self, kvm_ioctls::Error> {
         let registers = Registers::from(vcpu.get_regs()?);
         let special = SpecialRegisters::from(vcpu.get_sregs()?);
@@ -109,7 +109,7 @@ fn is_reset(registers: &Registers, special: &SpecialRegisters) -> bool {
     (special.cs.base, special.cs.selector, registers.rip) == (0xffff_0000, 0xf000, 0xfff0)
 }
 
-fn code(memory: &GuestMemory, special: &SpecialRegisters, linear: u64) -> Code {
+fn code(memory: &(impl Readable + ?Sized), special: &SpecialRegisters, linear: u64) -> Code {
     let from = walk::read(memory, special, linear, CODE_FROM);
     // What is before may lie on a page that is not there.
     let within_page = linear % 4096;
@@ -124,7 +124,7 @@ fn code(memory: &GuestMemory, special: &SpecialRegisters, linear: u64) -> Code {
 }
 
 /// The words from the stack pointer up, of the width that the code has.
-fn stack(memory: &GuestMemory, special: &SpecialRegisters, rsp: u64) -> Vec<StackWord> {
+fn stack(memory: &(impl Readable + ?Sized), special: &SpecialRegisters, rsp: u64) -> Vec<StackWord> {
     let width: usize = match (special.cs.long, special.cs.big) {
         (true, _) => 8,
         (_, true) => 4,
@@ -159,21 +159,26 @@ pub(crate) fn name(dumps: &mut [VcpuDump], kernel: &Path) {
 /// Reads guest memory at linear addresses, as the vCPU whose registers these are sees them; fewer bytes where the
 /// mapping, or RAM, ends.
 #[must_use]
-pub fn read_linear(memory: &GuestMemory, special: &SpecialRegisters, linear: u64, length: usize) -> Vec<u8> {
+pub fn read_linear(
+    memory: &(impl Readable + ?Sized),
+    special: &SpecialRegisters,
+    linear: u64,
+    length: usize,
+) -> Vec<u8> {
     walk::read(memory, special, linear, length)
 }
 
-/// Writes guest memory at linear addresses; tells how many bytes it wrote before the mapping, or RAM, ended. Rights of
-/// pages are not looked at: a debugger's breakpoints go into read-only code.
+/// Writes guest RAM at linear addresses, by the tables in `view`; tells how many bytes it wrote before the mapping, or RAM,
+/// ended. Rights of pages are not looked at: a debugger's breakpoints go into read-only code.
 #[must_use]
-pub fn write_linear(memory: &GuestMemory, special: &SpecialRegisters, linear: u64, bytes: &[u8]) -> usize {
+pub fn write_linear(view: &MemoryView, special: &SpecialRegisters, linear: u64, bytes: &[u8]) -> usize {
     let mut done = 0;
     while let Some(rest) = bytes.get(done..).filter(|rest| !rest.is_empty()) {
         let Some(at) = u64::try_from(done).ok().and_then(|done| linear.checked_add(done)) else { break };
-        let Some(physical) = PageWalk::new(memory, special, at).physical() else { break };
+        let Some(physical) = PageWalk::new(view, special, at).physical() else { break };
         let room = usize::try_from(4096 - at % 4096).unwrap_or(0).min(rest.len());
         let Some(piece) = rest.get(..room) else { break };
-        if memory.write_slice(piece, GuestAddress(physical)).is_err() {
+        if view.ram().write_slice(piece, GuestAddress(physical)).is_err() {
             break;
         }
         done += room;

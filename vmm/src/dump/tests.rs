@@ -1,6 +1,7 @@
 //! Dumps of states made up for them.
 
 use super::*;
+use crate::memory::GuestMemory;
 use crate::vcpu::state::Segment;
 
 fn memory() -> GuestMemory {
@@ -69,7 +70,8 @@ fn dump_reads_back_from_json() {
 #[test]
 fn linear_memory_is_written_until_it_ends() {
     let (memory, special) = (memory(), special());
-    assert_eq!(write_linear(&memory, &special, (1 << 20) - 2, b"abc"), 2);
-    assert_eq!(write_linear(&memory, &special, 0xffe, b"abcd"), 4);
+    let view = MemoryView::new(memory.clone(), Vec::new());
+    assert_eq!(write_linear(&view, &special, (1 << 20) - 2, b"abc"), 2);
+    assert_eq!(write_linear(&view, &special, 0xffe, b"abcd"), 4);
     assert_eq!(read_linear(&memory, &special, 0xffd, 6), b"\0abcd\0");
 }

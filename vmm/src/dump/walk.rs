@@ -4,9 +4,8 @@
 //! are told of by the entries themselves; they are not checked here.
 
 use serde::{Deserialize, Serialize};
-use vm_memory::{Bytes, GuestAddress};
 
-use crate::memory::GuestMemory;
+use crate::memory::Readable;
 use crate::vcpu::state::{CR0_PG, CR4_LA57, CR4_PAE, CR4_PSE, EFER_LMA, SpecialRegisters, hex};
 
 /// An entry: it, or the page, is there.
@@ -41,7 +40,7 @@ pub enum WalkEnd {
     },
     /// At an entry that is not present: the last one of the way.
     NotPresent,
-    /// At a table that is not in RAM.
+    /// At a table that is in no memory.
     NotRam {
         /// Where it would be.
         #[serde(with = "hex")]
@@ -75,7 +74,7 @@ impl PageWalk {
 
     /// Walks to `linear` as a processor with these registers would.
     #[must_use]
-    pub fn new(memory: &GuestMemory, special: &SpecialRegisters, linear: u64) -> Self {
+    pub fn new(memory: &(impl Readable + ?Sized), special: &SpecialRegisters, linear: u64) -> Self {
         let mut walk = Self { linear, entries: Vec::new(), end: WalkEnd::Mapped { physical: linear } };
         if special.cr0 & CR0_PG == 0 {
             return walk;
@@ -93,7 +92,12 @@ impl PageWalk {
         walk
     }
 
-    fn descend(&mut self, memory: &GuestMemory, special: &SpecialRegisters, levels: &[Level]) -> WalkEnd {
+    fn descend(
+        &mut self,
+        memory: &(impl Readable + ?Sized),
+        special: &SpecialRegisters,
+        levels: &[Level],
+    ) -> WalkEnd {
         // The four entries of PAE's first table lie on 32 bytes, all other tables on a page.
         let pae32 = levels.len() == 3;
         let mut table = special.cr3 & if pae32 { 0xffff_ffe0 } else { ADDRESS };
@@ -102,11 +106,11 @@ impl PageWalk {
             // Tables lie below 2^52: no sum wraps.
             let address = table + index * level.size;
             let value = if level.size == 4 {
-                memory.read_obj::<u32>(GuestAddress(address)).map(u64::from)
+                bytes_at(memory, address).map(|bytes| u32::from_le_bytes(bytes).into())
             } else {
-                memory.read_obj::<u64>(GuestAddress(address))
+                bytes_at(memory, address).map(u64::from_le_bytes)
             };
-            let Ok(value) = value else { return WalkEnd::NotRam { physical: address } };
+            let Some(value) = value else { return WalkEnd::NotRam { physical: address } };
             self.entries.push(WalkEntry { table: level.table.to_owned(), address, value });
             if value & PRESENT == 0 {
                 return WalkEnd::NotPresent;
@@ -128,6 +132,11 @@ impl PageWalk {
         }
         WalkEnd::NotPresent
     }
+}
+
+fn bytes_at<const N: usize>(memory: &(impl Readable + ?Sized), address: u64) -> Option<[u8; N]> {
+    let mut bytes = [0; N];
+    memory.read_at(address, &mut bytes).then_some(bytes)
 }
 
 struct Level {
@@ -166,7 +175,12 @@ fn levels(special: &SpecialRegisters) -> &'static [Level] {
 }
 
 /// Reads up to `length` bytes from linear address `linear` on, a page at a time; fewer where the mapping, or RAM, ends.
-pub(super) fn read(memory: &GuestMemory, special: &SpecialRegisters, linear: u64, length: usize) -> Vec<u8> {
+pub(super) fn read(
+    memory: &(impl Readable + ?Sized),
+    special: &SpecialRegisters,
+    linear: u64,
+    length: usize,
+) -> Vec<u8> {
     const PAGE: u64 = 4096;
     let mut bytes = Vec::new();
     let mut at = linear;
@@ -174,7 +188,7 @@ pub(super) fn read(memory: &GuestMemory, special: &SpecialRegisters, linear: u64
         let Some(physical) = PageWalk::new(memory, special, at).physical() else { break };
         let rest = usize::try_from(PAGE - at % PAGE).unwrap_or(0).min(length - bytes.len());
         let mut piece = vec![0; rest];
-        if memory.read_slice(&mut piece, GuestAddress(physical)).is_err() {
+        if !memory.read_at(physical, &mut piece) {
             break;
         }
         bytes.extend(piece);

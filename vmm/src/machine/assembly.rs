@@ -3,14 +3,16 @@
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use kiln_protocol::probe::{STREAM, STREAM_SIZE};
+use kiln_protocol::probe::{DOORBELL, DOORBELL_RING, STREAM, STREAM_SIZE};
 use kvm_ioctls::IoEventAddress;
 
 use super::backend::{BackendError, Backends, Connected};
+use super::fittings::Fittings;
 use super::outlet::outlet;
+use super::unclaimed::UnclaimedTeller;
 use super::{ConsoleEnd, Machine, MachineError, MachineIo};
 use crate::block::RawDisk;
-use crate::bus::{Bus, BusDevice};
+use crate::bus::{Bus, BusDevice, BusError, Unclaimed, Width};
 use crate::config::{Backend, Boot, FW_CFG_E820, FwCfgFile, MachineConfig, PvPanicConfig};
 use crate::device::debug_console::DebugConsole;
 use crate::device::debug_exit::DebugExit;
@@ -18,19 +20,25 @@ use crate::device::fw_cfg::{Facts, File, FwCfg};
 use crate::device::i8042::I8042;
 use crate::device::post::Post;
 use crate::device::power::AcpiPower;
-use crate::device::probe::Probe;
+use crate::device::probe::{Cells, Doorbells, Probe};
 use crate::device::pvpanic::{PanicNotice, PvPanic};
 use crate::device::rtc::{NmiMask, Rtc};
 use crate::device::testdev::{Lines, TestLines, TestMemory, TestPorts};
 use crate::device::uart::Uart;
-use crate::irq::{Interrupt, Irqfd, Unconnected};
+use crate::irq::{Interrupt, Irqfd, LevelIrqfd, MsiIrqfd, Unconnected};
 use crate::kvm::{self, KvmError, Vm};
 use crate::layout::{
-    ACPI_SLEEP, COM, COM_GSIS, DEBUG_CONSOLE, DEBUG_EXIT, FIRMWARE_CONSOLE, FW_CFG, FW_CFG_SIZE,
-    I8042 as I8042_PORT, POST, PROBE_GSI, PROBE_MMIO, PROBE_MMIO_SIZE, PROBE_PIO, PROBE_PIO_SIZE,
-    PROBE_STREAM_PIO, PROBE_STREAM_PIO_SIZE, PVPANIC, RTC, TESTDEV, TESTDEV_IRQ, TESTDEV_IRQ_SIZE,
-    TESTDEV_MMIO, TESTDEV_MMIO_SIZE, TESTDEV_SIZE, VIRTIO_MMIO_SIZE, virtio_mmio_address, virtio_mmio_gsi,
+    ACPI_SLEEP, APIC_SIZE, COM, COM_GSIS, DEBUG_CONSOLE, DEBUG_EXIT, FIRMWARE_CONSOLE, FW_CFG, FW_CFG_SIZE,
+    I8042 as I8042_PORT, I8042_COMMAND, IDENTITY_MAP_ADDRESS, IOAPIC, KVMS_PORTS, LAPIC, POST,
+    PROBE_CELLS_MMIO, PROBE_CELLS_PIO, PROBE_CELLS_SIZE, PROBE_GSI, PROBE_LEVEL_GSI, PROBE_MMIO,
+    PROBE_MMIO_SIZE, PROBE_PIO, PROBE_PIO_SIZE, PROBE_STREAM_PIO, PROBE_STREAM_PIO_SIZE, PROBE_WINDOW,
+    PROBE_WINDOW_SIZE, PVPANIC, RTC, TESTDEV, TESTDEV_IRQ, TESTDEV_IRQ_SIZE, TESTDEV_MMIO, TESTDEV_MMIO_SIZE,
+    TESTDEV_SIZE, TSS_ADDRESS, VIRTIO_MMIO_SIZE, virtio_mmio_address, virtio_mmio_gsi,
 };
+use crate::memory::map::MemoryMap;
+use crate::memory::on_bus::BusListener;
+use crate::memory::region::{Doorbell, Window, Zone};
+use crate::memory::table::Table;
 use crate::memory::{self, GuestMemory};
 use crate::outcome::PowerSwitch;
 use crate::vcpu::{Buses, Ready};
@@ -50,13 +58,13 @@ pub(super) fn assemble(node: &Path, config: &MachineConfig, io: MachineIo) -> Re
     if memory::regions(config.memory).iter().any(|(base, size)| (base + size) >> bits > 0) {
         return Err(KvmError::AddressWidth { mib: config.memory >> 20, bits }.into());
     }
-    let memory = memory::allocate(config.memory)
-        .map_err(|source| MachineError::Memory { mib: config.memory >> 20, source })?;
+    let memory = memory::allocate_on(config.memory, config.memory_backing)?;
     let power = PowerSwitch::new();
     let mut backends = Backends::new(power.clone(), io.serial);
     let console = match io.console {
         Some(ConsoleEnd { input, output }) => {
-            let (output, drain) = outlet("console", output, power.clone()).map_err(MachineError::Io)?;
+            let (output, drain) =
+                outlet("virtio console", output, power.clone()).map_err(MachineError::Io)?;
             backends.drains.push(drain);
             Some(ConsoleEnd { input, output: Box::new(output) })
         }
@@ -65,19 +73,25 @@ pub(super) fn assemble(node: &Path, config: &MachineConfig, io: MachineIo) -> Re
     let devices = virtio_devices(config, console, io.ports)?;
     let entry = crate::boot::load(&memory, config, devices.len())?;
 
-    let vm = Vm::new(&kvm, memory.clone(), config.irqchip)?;
+    let vm = Vm::new(&kvm, config.irqchip)?;
+    let bus = BusListener::default();
+    let mmio = bus.published();
+    let table = empty_table(&vm, bits, config.irqchip);
+    let map = MemoryMap::new(table, memory.clone(), vec![vm.clone(), Arc::new(bus)])?;
     if let Boot::Firmware { image } = &config.boot {
         let rom = crate::boot::firmware::read(image)?;
-        vm.add_rom(rom.base, &rom.bytes)?;
+        map.add_rom("firmware ROM", rom.base, &rom.bytes)?;
     }
-    let mut wiring = Wiring { vm: &vm, irqchip: config.irqchip, pio: Bus::new(), mmio: Bus::new() };
+    let pio = port_bus(config.irqchip)?;
+    let mut wiring = Wiring { vm: &vm, irqchip: config.irqchip, pio, map: &map };
     let uart = wiring.serial(0, &config.com1, &mut backends)?;
     for (index, backend) in (1..).zip([&config.com2, &config.com3, &config.com4]) {
         if *backend != Backend::Absent {
             wiring.serial(index, backend, &mut backends)?;
         }
     }
-    wiring.pio("i8042", I8042_PORT, 5, I8042::new(power.clone()))?;
+    wiring.pio("i8042", I8042_PORT, 1, I8042::new(power.clone()))?;
+    wiring.pio("i8042", I8042_COMMAND, 1, I8042::new(power.clone()).command())?;
     wiring.pio("ACPI power", ACPI_SLEEP, 3, AcpiPower::new(power.clone()))?;
     wiring.pio("debug-exit", DEBUG_EXIT, 4, DebugExit::new(power.clone()))?;
     wiring.pio("POST", POST, 1, Post::new())?;
@@ -97,25 +111,21 @@ pub(super) fn assemble(node: &Path, config: &MachineConfig, io: MachineIo) -> Re
     if config.testdev {
         wiring.testdev(&memory)?;
     }
-    if config.probe {
-        let probe = Probe::new(memory.clone(), wiring.line(PROBE_GSI)?);
-        wiring.pio("probe", PROBE_PIO, PROBE_PIO_SIZE, probe.pio())?;
-        wiring.pio("probe", PROBE_STREAM_PIO, PROBE_STREAM_PIO_SIZE, probe.stream())?;
-        vm.coalesce(IoEventAddress::Pio(PROBE_STREAM_PIO.into()), STREAM_SIZE)?;
-        vm.coalesce(IoEventAddress::Mmio(PROBE_MMIO + u64::from(STREAM)), STREAM_SIZE)?;
-        let mmio = Arc::new(Mutex::new(probe.mmio()));
-        wiring.mmio.insert("probe", (PROBE_MMIO, PROBE_MMIO_SIZE), mmio)?;
-    }
+    let doorbell = config.probe.then(|| wiring.probe(&memory)).transpose()?;
     let memory = Arc::new(memory);
     let virtio = devices
         .into_iter()
         .enumerate()
         .map(|(index, device)| wiring.virtio(index, device, &memory))
         .collect::<Result<_, _>>()?;
-    let buses = Arc::new(Buses { pio: wiring.pio, mmio: wiring.mmio });
-    let vcpus = Ready::new(&kvm, vm, (config.cpus, config.irqchip), entry, buses, power.clone())?;
+    let buses = Buses { pio: wiring.pio, mmio, map: Arc::new(map) };
+    let unclaimed = if config.strict { Unclaimed::strict(config.allowed.clone()) } else { Arc::default() };
+    let to = (buses, unclaimed.clone());
+    let vcpus = Ready::new(&kvm, vm, (config.cpus, config.irqchip), entry, to, power.clone())?;
     let Backends { drains, ptys, .. } = backends;
-    Ok(Machine { vcpus, power, uart, virtio, drains, panic_notice, nmi_mask, ptys })
+    let teller = UnclaimedTeller::new(unclaimed);
+    let fittings = Fittings { uart, virtio, drains, teller, served: None, events: None };
+    Ok(Machine { vcpus, power, fittings, panic_notice, nmi_mask, doorbell, ptys })
 }
 
 pub(super) fn check(config: &MachineConfig, and_load: bool) -> Result<(), MachineError> {
@@ -124,11 +134,21 @@ pub(super) fn check(config: &MachineConfig, and_load: bool) -> Result<(), Machin
         RawDisk::open(&disk.path, disk.read_only)?;
     }
     if and_load {
-        let memory = memory::allocate(config.memory)
-            .map_err(|source| MachineError::Memory { mib: config.memory >> 20, source })?;
+        let memory = memory::allocate(config.memory)?;
         crate::boot::load(&memory, config, config.disks.len() + 1)?;
     }
     Ok(())
+}
+
+/// The bus of ports without devices. Where KVM's interrupt controllers and timer are, no access reaches them.
+fn port_bus(irqchip: bool) -> Result<Bus, BusError> {
+    let mut pio = Bus::new();
+    if irqchip {
+        for (owner, range) in KVMS_PORTS {
+            pio.reserve(owner, *range)?;
+        }
+    }
+    Ok(pio)
 }
 
 /// The virtio devices, in the order of their addresses: the console first, then the disks.
@@ -153,6 +173,19 @@ fn virtio_devices(
         devices.push(Box::new(BlockDevice::new(raw, format!("vd{letter}"))));
     }
     Ok(devices)
+}
+
+/// A memory map with nothing in it but what is KVM's own.
+fn empty_table(vm: &Vm, bits: u32, irqchip: bool) -> Table {
+    const PAGE: u64 = 4096;
+    let mut table = Table::new(vm.slots_most(), bits);
+    table.reserve("KVM's identity map", (IDENTITY_MAP_ADDRESS, PAGE));
+    table.reserve("KVM's task state", (TSS_ADDRESS, 3 * PAGE));
+    if irqchip {
+        table.reserve("the I/O APIC", (IOAPIC, APIC_SIZE));
+        table.reserve("the local APIC", (LAPIC, APIC_SIZE));
+    }
+    table
 }
 
 /// fw_cfg with the files that were asked for, and the memory map that firmware looks for.
@@ -203,7 +236,7 @@ struct Wiring<'a> {
     vm: &'a Arc<Vm>,
     irqchip: bool,
     pio: Bus,
-    mmio: Bus,
+    map: &'a MemoryMap,
 }
 
 impl Wiring<'_> {
@@ -254,12 +287,64 @@ impl Wiring<'_> {
         Ok(())
     }
 
+    /// The probe with its interrupts of each kind.
+    fn bare_probe(&self, memory: &GuestMemory) -> Result<Probe, MachineError> {
+        let probe = Probe::new(memory.clone(), self.line(PROBE_GSI)?);
+        if !self.irqchip {
+            return Ok(probe);
+        }
+        let level = LevelIrqfd::new().map_err(MachineError::Io)?;
+        self.vm.connect_level(level.eventfds(), PROBE_LEVEL_GSI)?;
+        Ok(probe.with(Arc::new(level), Arc::new(MsiIrqfd::new(self.vm.clone())?)))
+    }
+
+    /// The probe's cells, on both buses: bytes, and next to them four bytes each.
+    fn cells(&mut self) -> Result<(), MachineError> {
+        let size = u64::from(PROBE_CELLS_SIZE / 2);
+        for (offset, width) in [(0, Width::Byte), (size, Width::Double)] {
+            let cells = || Arc::new(Mutex::new(Cells::new(width)));
+            self.pio.insert("probe cells", (u64::from(PROBE_CELLS_PIO) + offset, size), cells())?;
+            self.window("probe cells", PROBE_CELLS_MMIO + offset, Window::new(size, cells()))?;
+        }
+        Ok(())
+    }
+
     fn testdev(&mut self, memory: &GuestMemory) -> Result<(), MachineError> {
         self.pio("testdev ports", TESTDEV, TESTDEV_SIZE, TestPorts::new(memory.clone()))?;
         let lines = TestLines::new(self.vm.clone());
         self.pio("testdev lines", TESTDEV_IRQ, TESTDEV_IRQ_SIZE, lines)?;
         let mmio = Arc::new(Mutex::new(TestMemory::new()));
-        Ok(self.mmio.insert("testdev memory", (TESTDEV_MMIO, TESTDEV_MMIO_SIZE), mmio)?)
+        self.window("testdev memory", TESTDEV_MMIO, Window::new(TESTDEV_MMIO_SIZE, mmio))
+    }
+
+    /// Puts a device's window at `base`.
+    fn window(&self, name: &str, base: u64, window: Window) -> Result<(), MachineError> {
+        self.map.change(|table| {
+            table.window(name, Some(base), window);
+            Ok(())
+        })?;
+        Ok(())
+    }
+
+    /// The probe, on both buses, with its window that moves.
+    fn probe(&mut self, memory: &GuestMemory) -> Result<Doorbells, MachineError> {
+        let doorbells = Doorbells::new().map_err(MachineError::Io)?;
+        let probe = self.bare_probe(memory)?;
+        self.pio("probe", PROBE_PIO, PROBE_PIO_SIZE, probe.pio())?;
+        self.pio("probe", PROBE_STREAM_PIO, PROBE_STREAM_PIO_SIZE, probe.stream())?;
+        self.vm.coalesce(IoEventAddress::Pio(PROBE_STREAM_PIO.into()), STREAM_SIZE)?;
+        let zone = Zone { offset: STREAM.into(), size: STREAM_SIZE };
+        let mmio = Window::new(PROBE_MMIO_SIZE, Arc::new(Mutex::new(probe.mmio())));
+        self.window("probe", PROBE_MMIO, Window { zones: vec![zone], ..mmio })?;
+        let bell =
+            Doorbell { offset: DOORBELL.into(), value: DOORBELL_RING, event: doorbells.event().clone() };
+        let mover = self.map.mover();
+        let device = probe.window(mover.clone(), doorbells.clone());
+        let movable = Window::new(PROBE_WINDOW_SIZE, Arc::new(Mutex::new(device)));
+        let movable = Window { doorbells: vec![bell], zones: vec![zone], mover: Some(mover), ..movable };
+        self.window("probe window", PROBE_WINDOW, movable)?;
+        self.cells()?;
+        Ok(doorbells)
     }
 
     /// An interrupt line to `gsi`, which leads nowhere on a machine without interrupt controllers.
@@ -282,12 +367,12 @@ impl Wiring<'_> {
         let line = self.line(virtio_mmio_gsi(index))?;
         let transport = MmioTransport::new(device, memory.clone(), line).map_err(MachineError::Io)?;
         let base = virtio_mmio_address(index);
-        for (queue, kick) in (0..).zip(transport.kicks()) {
-            self.vm.ioevent(kick, base + NOTIFY_OFFSET, queue)?;
-        }
+        let bell = |(value, event)| Doorbell { offset: NOTIFY_OFFSET, value, event };
+        let doorbells = (0..).zip(transport.kicks().iter().cloned()).map(bell).collect();
         let name = transport.name();
         let transport = Arc::new(Mutex::new(transport));
-        self.mmio.insert(&name, (base, VIRTIO_MMIO_SIZE), transport.clone())?;
+        let window = Window::new(VIRTIO_MMIO_SIZE, transport.clone());
+        self.window(&name, base, Window { doorbells, ..window })?;
         Ok(transport)
     }
 }

@@ -3,30 +3,35 @@
 mod assembly;
 mod backend;
 mod error;
+mod fittings;
 mod outlet;
 mod running;
+mod unclaimed;
 
 use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Instant;
 
-pub use crate::vcpu::{ControlError, Controller, DebugStop, MachineState};
+pub use crate::bus::{UnclaimedAccess, UnclaimedReport};
+pub use crate::vcpu::{ControlError, Controller, DebugRequest, DebugStop, MachineState, Owner, VcpuStop};
 pub use crate::virtio::console::ConsoleEnd;
 pub use backend::BackendError;
 pub use error::MachineError;
+pub use outlet::{LostOutput, STDOUT};
 pub use running::{Ended, Running, Stopper};
 
 use crate::config::{Boot, MachineConfig};
+use crate::control::{Endpoint, Served, Subject};
+use crate::device::probe::Doorbells;
 use crate::device::pvpanic::PanicNotice;
 use crate::device::rtc::NmiMask;
-use crate::device::uart::Uart;
+use crate::event_loop::EventLoop;
 use crate::kvm::KVM_NODE;
 use crate::outcome::PowerSwitch;
 use crate::vcpu::Ready;
-use crate::virtio::mmio::MmioTransport;
-use outlet::Drain;
+use fittings::Fittings;
 
 /// The host's ends of what a machine is connected to.
 pub struct MachineIo {
@@ -42,16 +47,16 @@ pub struct MachineIo {
 pub struct Machine {
     vcpus: Ready,
     power: PowerSwitch,
-    uart: Arc<Mutex<Uart>>,
-    virtio: Vec<Arc<Mutex<MmioTransport>>>,
-    drains: Vec<Drain>,
+    fittings: Fittings,
     panic_notice: PanicNotice,
     nmi_mask: NmiMask,
+    doorbell: Option<Doorbells>,
     ptys: Vec<(String, PathBuf)>,
 }
 
 impl Machine {
-    /// Builds the machine: memory, devices, vCPUs, and what it boots in its memory.
+    /// Builds the machine: memory, devices, vCPUs, and what it boots in its memory. If it has a name
+    /// ([`MachineConfig::name`]), it can be controlled from now on ([`crate::control`]).
     ///
     /// # Errors
     /// See [`MachineError`].
@@ -64,11 +69,41 @@ impl Machine {
     /// # Errors
     /// See [`MachineError`].
     pub fn new_on(node: &Path, config: &MachineConfig, io: MachineIo) -> Result<Self, MachineError> {
-        let machine = assembly::assemble(node, config, io)?;
+        // First: who wants a name that is taken has not touched anything else yet.
+        let endpoint = config.name.as_deref().map(Endpoint::open).transpose()?;
+        let mut machine = assembly::assemble(node, config, io)?;
+        machine.controller().set_kvm_node(node.to_owned());
+        machine.controller().set_nmi_mask(&machine.nmi_mask);
         if let Boot::Kernel { kernel, .. } = &config.boot {
             machine.controller().set_kernel(kernel.clone());
         }
+        if let Some(endpoint) = endpoint {
+            let subject = Subject::new(
+                endpoint.name().to_owned(),
+                machine.controller(),
+                config.memory,
+                machine.fittings.uart.clone(),
+                machine.panic_notice(),
+                endpoint.debugger_socket().to_owned(),
+            );
+            let events = machine.event_loop().map_err(MachineError::Io)?;
+            machine.fittings.served =
+                Some(Served::start(&events, endpoint, subject).map_err(MachineError::Io)?);
+        }
         Ok(machine)
+    }
+
+    /// The machine's event loop, which runs from now on until the machine's end, or until all who have it let go of it.
+    ///
+    /// # Errors
+    /// The host has no room for a thread or its descriptors.
+    pub fn event_loop(&mut self) -> std::io::Result<Arc<EventLoop>> {
+        let events = match self.fittings.events.take() {
+            Some(events) => events,
+            None => Arc::new(EventLoop::start()?),
+        };
+        self.fittings.events = Some(events.clone());
+        Ok(events)
     }
 
     /// Checks all of a machine that can be checked without KVM: for whoever sends it elsewhere. With `and_load`, that
@@ -98,10 +133,22 @@ impl Machine {
         self.nmi_mask.clone()
     }
 
+    /// How often the guest has rung the doorbell in the probe's window, if there is a probe; also once the machine runs.
+    #[must_use]
+    pub fn doorbells(&self) -> Option<Doorbells> {
+        self.doorbell.clone()
+    }
+
     /// The pseudo-terminals that serial ports and consoles are connected to: the device's name, the terminal's path.
     #[must_use]
     pub fn ptys(&self) -> &[(String, PathBuf)] {
         &self.ptys
+    }
+
+    /// Has `told` hear of the guest's accesses to where no device is: at most once a second, and at the machine's end. It
+    /// is called by whoever waits for that.
+    pub fn tell_unclaimed(&mut self, told: impl FnMut(&UnclaimedReport) + Send + 'static) {
+        self.fittings.teller.tell(Box::new(told));
     }
 
     /// Lets it run: every vCPU's thread is in place before the first instruction.
@@ -112,6 +159,6 @@ impl Machine {
         let began = Instant::now();
         let controller = self.vcpus.controller();
         let threads = self.vcpus.start(began).map_err(MachineError::Io)?;
-        Ok(Running::new(threads, controller, self.power, self.uart, self.virtio, self.drains))
+        Ok(Running::new(threads, controller, self.power, self.fittings))
     }
 }

@@ -17,9 +17,46 @@ const LOOK: Duration = Duration::from_millis(50);
 /// How long the writer has for what is left when the machine has ended.
 const GRACE: Duration = Duration::from_secs(2);
 
+/// Output that its writer did not take.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LostOutput {
+    /// Whose it is; what several devices say to standard output is [`STDOUT`]'s.
+    pub device: String,
+    /// How many bytes.
+    pub bytes: u64,
+    /// The kind of the first error; that of a writer which was not done in time when the machine had ended is
+    /// [`io::ErrorKind::TimedOut`].
+    pub kind: io::ErrorKind,
+    /// That error, in words.
+    pub error: String,
+}
+
+/// The name of standard output among devices.
+pub const STDOUT: &str = "standard output";
+
+impl LostOutput {
+    /// Whether somebody who read standard output wanted no more of it, as `head` does: no failure of anybody's.
+    #[must_use]
+    pub fn is_unwanted(&self) -> bool {
+        self.device == STDOUT && self.kind == io::ErrorKind::BrokenPipe
+    }
+}
+
+impl std::fmt::Display for LostOutput {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { device, bytes, error, .. } = self;
+        let plural = if *bytes == 1 { "" } else { "s" };
+        write!(f, "{device} lost {bytes} byte{plural} of output: {error}")
+    }
+}
+
 #[derive(Default)]
 struct State {
     waiting: Vec<u8>,
+    /// How much the writer has in hand.
+    under_way: usize,
+    /// What the writer did not take, and the first reason.
+    lost: Option<(u64, io::ErrorKind, String)>,
     /// No more will come.
     closed: bool,
     /// The writer has taken all that came, and is gone.
@@ -30,6 +67,13 @@ struct State {
 struct Shared {
     state: Mutex<State>,
     changed: Condvar,
+}
+
+impl State {
+    fn lose(&mut self, bytes: usize, error: &io::Error) {
+        let lost = self.lost.get_or_insert_with(|| (0, error.kind(), error.to_string()));
+        lost.0 = lost.0.saturating_add(u64::try_from(bytes).unwrap_or(u64::MAX));
+    }
 }
 
 impl Shared {
@@ -49,7 +93,10 @@ pub(super) struct Outlet {
 pub(super) struct Drain(Kept);
 
 enum Kept {
-    Outlet(Arc<Shared>),
+    Outlet {
+        device: String,
+        shared: Arc<Shared>,
+    },
     /// A device that holds output back before it comes to an outlet, and what feeds it.
     Device {
         device: Arc<dyn Held>,
@@ -57,22 +104,23 @@ enum Kept {
     },
 }
 
-/// Puts a thread before `writer`.
+/// Puts a thread before `writer`, which takes what `device` says.
 pub(super) fn outlet(
-    name: &str,
+    device: &str,
     mut writer: Box<dyn Write + Send>,
     power: PowerSwitch,
 ) -> io::Result<(Outlet, Drain)> {
     let shared = Arc::new(Shared::default());
     let own = shared.clone();
-    crate::thread::named(name).spawn(move || {
+    crate::thread::named(device).spawn(move || {
         pump(&own, &mut *writer);
         // What the writer holds goes with it, before anyone is told that all is out.
         drop(writer);
         own.lock().done = true;
         own.changed.notify_all();
     })?;
-    Ok((Outlet { shared: shared.clone(), power }, Drain(Kept::Outlet(shared))))
+    let outlet = Outlet { shared: shared.clone(), power };
+    Ok((outlet, Drain(Kept::Outlet { device: device.to_owned(), shared })))
 }
 
 fn pump(shared: &Shared, writer: &mut dyn Write) {
@@ -86,12 +134,33 @@ fn pump(shared: &Shared, writer: &mut dyn Write) {
             state = shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         std::mem::swap(&mut bytes, &mut state.waiting);
+        state.under_way = bytes.len();
         drop(state);
         shared.changed.notify_all();
-        // A writer that fails is asked again with what comes next: the guest must not notice.
-        let _lost = writer.write_all(&bytes).and_then(|()| writer.flush());
+        let written = write(writer, &bytes);
         bytes.clear();
+        let mut state = shared.lock();
+        state.under_way = 0;
+        // A writer that fails is asked again with what comes next: the guest must not notice.
+        if let Err((lost, error)) = written {
+            state.lose(lost, &error);
+        }
     }
+}
+
+/// Writes all of `bytes`; or tells how many of them are lost, and why.
+fn write(writer: &mut dyn Write, bytes: &[u8]) -> Result<(), (usize, io::Error)> {
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        match writer.write(rest) {
+            Ok(0) => return Err((rest.len(), io::ErrorKind::WriteZero.into())),
+            Ok(count) => rest = rest.get(count..).unwrap_or_default(),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err((rest.len(), error)),
+        }
+    }
+    // What a writer took, and then can't pass on, may be all of it.
+    writer.flush().map_err(|error| (bytes.len(), error))
 }
 
 impl Write for Outlet {
@@ -127,11 +196,14 @@ impl Drain {
         }
     }
 
-    /// Waits until the writer took all that there was, for a bounded time.
-    pub(super) fn finish(&self) {
-        let shared = match &self.0 {
-            Kept::Outlet(shared) => shared,
-            Kept::Device { device, .. } => return device.finish(),
+    /// Waits until the writer took all that there was, for a bounded time; tells what it did not take since the machine began.
+    pub(super) fn finish(&self) -> Option<LostOutput> {
+        let (device, shared) = match &self.0 {
+            Kept::Outlet { device, shared } => (device, shared),
+            Kept::Device { device, .. } => {
+                device.finish();
+                return None;
+            }
         };
         let deadline = Instant::now() + GRACE;
         let mut state = shared.lock();
@@ -140,17 +212,24 @@ impl Drain {
         while !state.done {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return;
+                let left = state.waiting.len().saturating_add(state.under_way);
+                if left > 0 {
+                    let late = format!("it was not taken within {GRACE:?} of the machine's end");
+                    state.lose(left, &io::Error::new(io::ErrorKind::TimedOut, late));
+                }
+                break;
             }
             state = shared.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
+        let (bytes, kind, error) = state.lost.clone()?;
+        Some(LostOutput { device: device.clone(), bytes, kind, error })
     }
 }
 
 impl Drop for Drain {
     /// The thread ends when it has written what there is, however long its writer takes.
     fn drop(&mut self) {
-        if let Kept::Outlet(shared) = &self.0 {
+        if let Kept::Outlet { shared, .. } = &self.0 {
             shared.lock().closed = true;
             shared.changed.notify_all();
         }
@@ -195,8 +274,40 @@ mod tests {
             outlet.write_all(text.as_bytes()).unwrap();
         }
         drop(go);
-        drain.finish();
+        assert_eq!(drain.finish(), None);
         assert_eq!(seen.try_iter().flatten().collect::<Vec<u8>>(), b"one two three");
+    }
+
+    /// Takes some bytes, then has no room, and in the end is closed.
+    struct Full(Vec<io::Result<usize>>);
+
+    impl Write for Full {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            self.0.pop().unwrap_or(Err(io::ErrorKind::BrokenPipe.into()))
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn bytes_that_are_not_taken_are_counted_with_the_first_reason() {
+        let turns =
+            vec![Err(io::ErrorKind::StorageFull.into()), Err(io::ErrorKind::Interrupted.into()), Ok(3)];
+        let (mut outlet, drain) = outlet("COM9", Box::new(Full(turns)), PowerSwitch::new()).unwrap();
+        outlet.write_all(b"onetwo").unwrap();
+        // Only then comes the second piece.
+        while outlet.shared.lock().lost.is_none() {
+            std::thread::yield_now();
+        }
+        outlet.write_all(b"!").unwrap();
+        let lost = drain.finish().unwrap();
+        assert_eq!((lost.bytes, lost.kind), (4, io::ErrorKind::StorageFull));
+        assert!(lost.to_string().starts_with("COM9 lost 4 bytes of output: "), "{lost}");
+        assert!(!lost.is_unwanted());
+        let closed = LostOutput { device: STDOUT.to_owned(), kind: io::ErrorKind::BrokenPipe, ..lost };
+        assert!(closed.is_unwanted());
     }
 
     #[test]

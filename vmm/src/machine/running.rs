@@ -1,15 +1,14 @@
 //! A machine that runs, until it ends.
 
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::outlet::Drain;
-use crate::device::uart::{SerialInput, Uart};
+use super::fittings::Fittings;
+use super::outlet::LostOutput;
+use crate::device::uart::SerialInput;
 use crate::dump::VcpuDump;
 use crate::outcome::{Outcome, PowerSwitch};
 use crate::trace::Trace;
 use crate::vcpu::{ControlError, Controller, Idle, MachineState, VcpuThread};
-use crate::virtio::mmio::MmioTransport;
 
 /// How often a machine that runs is looked at: for half a line that waits in the UART, and for processors that
 /// sleep for ever.
@@ -20,9 +19,7 @@ pub struct Running {
     threads: Vec<VcpuThread>,
     controller: Controller,
     power: PowerSwitch,
-    uart: Arc<Mutex<Uart>>,
-    virtio: Vec<Arc<Mutex<MmioTransport>>>,
-    drains: Vec<Drain>,
+    fittings: Fittings,
 }
 
 /// How a machine ended, and what it did.
@@ -34,6 +31,8 @@ pub struct Ended {
     pub trace: Trace,
     /// Where each vCPU stood, unless the guest ended as it should ([`Outcome::wants_explaining`]).
     pub dumps: Vec<VcpuDump>,
+    /// What its devices said and nobody took.
+    pub lost: Vec<LostOutput>,
 }
 
 /// Ends a machine from anywhere, any time.
@@ -52,11 +51,9 @@ impl Running {
         threads: Vec<VcpuThread>,
         controller: Controller,
         power: PowerSwitch,
-        uart: Arc<Mutex<Uart>>,
-        virtio: Vec<Arc<Mutex<MmioTransport>>>,
-        drains: Vec<Drain>,
+        fittings: Fittings,
     ) -> Self {
-        Self { threads, controller, power, uart, virtio, drains }
+        Self { threads, controller, power, fittings }
     }
 
     /// A handle that ends the machine.
@@ -96,57 +93,51 @@ impl Running {
     /// The host's end of COM1's receiver.
     #[must_use]
     pub fn serial_input(&self) -> SerialInput {
-        SerialInput::new(self.uart.clone())
+        SerialInput::new(self.fittings.uart.clone())
     }
 
-    /// Waits for the machine's end, or ends it at `deadline`.
+    /// Waits for the machine's end, or ends it at `deadline`, which is put off by the time for which the machine is held
+    /// meanwhile ([`Controller::hold`]), from that hold's beginning: who looks at a paused machine does not lose it.
     #[must_use]
     pub fn wait(mut self, deadline: Option<Instant>) -> Ended {
         let mut watch = SleepWatch::default();
+        let held_before = self.controller.held_before();
+        let controller = self.controller.clone();
+        // How long it is to the deadline, which a hold puts off: so the clock is read first, and never ahead of the hold.
+        let left = move || {
+            let deadline = deadline?;
+            let now = Instant::now();
+            let put_off = controller.held().saturating_sub(held_before);
+            Some(deadline.checked_add(put_off)?.saturating_duration_since(now))
+        };
         let outcome = loop {
-            let left = deadline.map_or(LOOK, |at| at.saturating_duration_since(Instant::now()));
-            if let Some(outcome) = self.power.wait(left.min(LOOK)) {
+            if let Some(outcome) = self.power.wait(left().map_or(LOOK, |left| left.min(LOOK))) {
                 break outcome;
             }
-            if deadline.is_some_and(|at| Instant::now() >= at) {
+            if left().is_some_and(|left| left.is_zero()) {
                 self.power.end(Outcome::Stopped);
                 continue;
             }
-            // A UART that is busy is not silent.
-            if let Ok(mut uart) = self.uart.try_lock() {
-                uart.flush();
-            }
-            for drain in &self.drains {
-                drain.look();
-            }
+            self.fittings.look();
             if watch.all_sleep_for_ever(&self.threads) {
                 self.power.end(Outcome::Halted);
             }
         };
-        let (trace, mut dumps) = self.end();
+        let (trace, mut dumps, lost) = self.end();
         self.controller.name(&mut dumps);
-        Ended { outcome, trace, dumps }
+        Ended { outcome, trace, dumps, lost }
     }
 
     /// Ends the machine and all of its threads.
-    fn end(&mut self) -> (Trace, Vec<VcpuDump>) {
+    fn end(&mut self) -> (Trace, Vec<VcpuDump>, Vec<LostOutput>) {
         self.power.end(Outcome::Stopped);
         self.controller.wake();
         for thread in &self.threads {
             thread.kick();
         }
         let (vcpus, dumps): (Vec<_>, Vec<_>) = self.threads.drain(..).map(VcpuThread::join).unzip();
-        for transport in &self.virtio {
-            transport.lock().unwrap_or_else(PoisonError::into_inner).stop();
-        }
-        let mut uart = self.uart.lock().unwrap_or_else(PoisonError::into_inner);
-        uart.close_input();
-        uart.flush();
-        drop(uart);
-        for drain in &self.drains {
-            drain.finish();
-        }
-        (Trace { vcpus }, dumps.into_iter().flatten().collect())
+        let lost = self.fittings.end();
+        (Trace { vcpus }, dumps.into_iter().flatten().collect(), lost)
     }
 }
 

@@ -1,15 +1,19 @@
 //! The handle by which a machine that runs is controlled: by its owner, its control socket, its debugger.
 
 use std::io::{self, Write};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, MutexGuard, mpsc};
+use std::time::Duration;
 
 use kvm_ioctls::VcpuFd;
 
-use super::control::{Control, Hands, MachineState};
+use super::control::{Control, Hands, LIMIT, MachineState};
+use super::guest_debug::{DebugRequest, VcpuStop};
+use super::hold::Owner;
 use super::state::{StateError, VcpuState};
-use super::steps;
+use crate::bell::Bell;
+use crate::device::rtc::NmiMask;
 use crate::dump::VcpuDump;
-use crate::memory::GuestMemory;
+use crate::memory::{GuestMemory, MapError};
 use crate::outcome::Outcome;
 use crate::trace::Trace;
 
@@ -22,6 +26,12 @@ pub enum ControlError {
     /// It does not run any more.
     #[error("the machine has ended")]
     Ended,
+    /// The hold was ended before all vCPUs were out of the guest.
+    #[error("the pause was ended from elsewhere before every vCPU had left the guest")]
+    Released,
+    /// One debugger at a time.
+    #[error("a debugger is attached to the machine already")]
+    Debugged,
     /// There is no such vCPU.
     #[error("there is no vCPU {cpu}: the machine has {cpus}, counted from 0")]
     NoVcpu {
@@ -55,6 +65,9 @@ pub enum ControlError {
         /// How many vCPUs there are.
         cpus: u32,
     },
+    /// The memory map can't be changed so, or its log not be had.
+    #[error("the machine's memory map")]
+    Map(#[from] MapError),
     /// KVM refused a request.
     #[error("KVM refused {step} of vCPU {cpu}")]
     Refused {
@@ -68,23 +81,12 @@ pub enum ControlError {
     },
 }
 
-/// A breakpoint or a single step, as `KVM_EXIT_DEBUG` tells of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DebugStop {
-    /// Which vCPU.
-    pub cpu: u32,
-    /// The exception's vector: 1 (#DB) or 3 (#BP).
-    pub exception: u32,
-    /// The linear address where it stopped.
-    pub pc: u64,
-    /// What DR6 would tell the guest.
-    pub dr6: u64,
-    /// DR7 at that time.
-    pub dr7: u64,
+/// Who is told of stops, and whose hold they are.
+#[derive(Clone)]
+pub(super) struct Debugger {
+    pub(super) owner: Owner,
+    pub(super) told: Arc<dyn Fn(&VcpuStop) -> bool + Send + Sync>,
 }
-
-/// Who is told of breakpoints and steps.
-pub(super) type Debugger = Arc<dyn Fn(DebugStop) + Send + Sync>;
 
 /// Controls a machine from any thread but those of its vCPUs and devices. A clone is another handle on the same machine.
 #[derive(Clone)]
@@ -109,24 +111,91 @@ impl Controller {
         self.0.state()
     }
 
-    /// Pauses the machine. When it returns every vCPU is out of `KVM_RUN`, and stays out until [`Controller::resume`];
-    /// accesses to devices that were under way are over. A machine that has not been started will start paused.
+    /// Holds the machine for `owner`. When it returns every vCPU is out of `KVM_RUN`, and stays out until nobody holds the
+    /// machine any more; accesses to devices that were under way are over. A machine that has not been started will
+    /// start paused. An owner that holds it already only waits.
     ///
     /// Devices with threads of their own (virtio) finish what the guest asked of them before; no more kicks come. The
-    /// guest's clock goes on, as does the limit of [`crate::machine::Running::wait`].
+    /// guest's clock goes on; the deadline of [`crate::machine::Running::wait`] stands still, unless the owner says otherwise.
     ///
     /// # Errors
-    /// The machine has ended, or a vCPU is held up by a device; in that case the machine goes on as before.
-    pub fn pause(&self) -> Result<(), ControlError> {
-        self.0.pause()
+    /// The machine has ended; the hold was ended meanwhile; or a vCPU is held up by a device: in that case the hold is taken back.
+    pub fn hold(&self, owner: &Owner) -> Result<(), ControlError> {
+        self.0.pause(owner)
     }
 
-    /// Lets a paused machine go on, whoever paused it.
+    /// Ends `owner`'s hold, if there is one. The machine goes on if nobody else holds it ([`Controller::holders`]).
+    ///
+    /// # Errors
+    /// The machine has ended.
+    pub fn release(&self, owner: &Owner) -> Result<(), ControlError> {
+        self.0.resume(owner)
+    }
+
+    /// The names of those who hold the machine, in the order in which they came.
+    #[must_use]
+    pub fn holders(&self) -> Vec<String> {
+        self.0.holders()
+    }
+
+    /// Pauses the machine: [`Controller::hold`] for an owner that all callers of this method share. The deadline of
+    /// [`crate::machine::Running::wait`] comes nearer as ever: a program that never resumes is no person who looks.
+    ///
+    /// # Errors
+    /// As [`Controller::hold`].
+    pub fn pause(&self) -> Result<(), ControlError> {
+        self.hold(&self.0.caller)
+    }
+
+    /// Ends the hold of [`Controller::pause`].
     ///
     /// # Errors
     /// The machine has ended.
     pub fn resume(&self) -> Result<(), ControlError> {
-        self.0.resume()
+        self.release(&self.0.caller)
+    }
+
+    /// Whether somebody holds the machine whose holds make the deadline of [`crate::machine::Running::wait`] stand still.
+    #[must_use]
+    pub fn deadline_stands(&self) -> bool {
+        self.0.deadline_stands()
+    }
+
+    /// Whether every vCPU is out of the guest, and stays out.
+    pub(crate) fn at_rest(&self) -> bool {
+        self.0.at_rest()
+    }
+
+    /// Has `bell` rung at each change of the machine's state; only the first one is.
+    pub(crate) fn set_bell(&self, bell: Arc<Bell>) {
+        self.0.set_bell(bell);
+    }
+
+    /// For how long the deadline of [`crate::machine::Running::wait`] has stood still until now.
+    pub(crate) fn held(&self) -> Duration {
+        self.0.held()
+    }
+
+    /// As [`Controller::held`], until the hold that lasts at this moment, if one does.
+    pub(crate) fn held_before(&self) -> Duration {
+        self.0.held_before()
+    }
+
+    /// Says which vCPUs of a paused machine stay where they are when it goes on, by their index; none if the list is
+    /// empty. A vCPU that runs at this moment runs on.
+    pub fn keep_vcpus(&self, kept: &[bool]) {
+        self.0.keep(kept);
+    }
+
+    /// How the machine ended, if it has.
+    #[must_use]
+    pub fn outcome(&self) -> Option<Outcome> {
+        self.0.power().outcome()
+    }
+
+    /// Has `bell` rung when the machine ends, or at once if it has.
+    pub(crate) fn tell_of_the_end(&self, bell: &Arc<Bell>) {
+        self.0.power().tell(bell);
     }
 
     /// Ends the machine as [`Outcome::Stopped`], unless it has already ended.
@@ -149,6 +218,16 @@ impl Controller {
         self.0.name(dumps);
     }
 
+    /// The device node that the machine was made with.
+    pub(crate) fn kvm_node(&self) -> &std::path::Path {
+        self.0.kvm_node()
+    }
+
+    /// Says which device node the machine was made with.
+    pub(crate) fn set_kvm_node(&self, node: std::path::PathBuf) {
+        self.0.set_kvm_node(node);
+    }
+
     /// Has dumps named by the symbols of `kernel`.
     pub(crate) fn set_kernel(&self, kernel: std::path::PathBuf) {
         self.0.set_kernel(kernel);
@@ -159,11 +238,31 @@ impl Controller {
         self.0.ended();
     }
 
-    /// Gives vCPU `cpu` a non-maskable interrupt. A paused machine takes it when it goes on.
+    /// Has NMIs wait at this gate while the guest has closed it.
+    pub(crate) fn set_nmi_mask(&self, mask: &NmiMask) {
+        let control = Arc::downgrade(&self.0);
+        mask.connect(move |cpu| {
+            let give = |hands: &mut Hands<'_>| {
+                // KVM has no reason to refuse one that it took before.
+                let _refused = hands.vcpu.nmi();
+            };
+            // A machine that has ended takes none.
+            let _ended = control.upgrade().map(|control| control.post(cpu, Box::new(give)));
+        });
+        self.0.set_nmi_mask(mask.clone());
+    }
+
+    /// Gives vCPU `cpu` a non-maskable interrupt. A paused machine takes it when it goes on; a guest that masks them by
+    /// the clock's index port (`--device rtc`), when it has opened that again.
     ///
     /// # Errors
     /// As [`Controller::run_on_vcpu`], or KVM refused.
     pub fn nmi(&self, cpu: u32) -> Result<(), ControlError> {
+        // A vCPU that is not there is told of first.
+        self.run_on_vcpu(cpu, |_| ())?;
+        if self.0.nmi_mask().is_some_and(|mask| mask.keeps(cpu)) {
+            return Ok(());
+        }
         self.run_on_vcpu(cpu, |vcpu| vcpu.nmi())?.map_err(refused("KVM_NMI", cpu))
     }
 
@@ -198,6 +297,15 @@ impl Controller {
         &self,
         work: impl Fn(u32, &mut Hands<'_>) -> R + Send + Sync + 'static,
     ) -> Result<Vec<R>, ControlError> {
+        self.on_all_within(LIMIT, work)
+    }
+
+    /// Does `work` on every vCPU, and waits for no result longer than `limit`.
+    fn on_all_within<R: Send + 'static>(
+        &self,
+        limit: Duration,
+        work: impl Fn(u32, &mut Hands<'_>) -> R + Send + Sync + 'static,
+    ) -> Result<Vec<R>, ControlError> {
         let work = Arc::new(work);
         let posted = (0..self.cpus()).map(|cpu| {
             let (work, (results, result)) = (work.clone(), mpsc::sync_channel(1));
@@ -205,24 +313,59 @@ impl Controller {
             Ok(result)
         });
         let results = posted.collect::<Result<Vec<_>, ControlError>>()?;
-        (0..).zip(&results).map(|(cpu, result)| self.0.result(cpu, result)).collect()
+        (0..).zip(&results).map(|(cpu, result)| self.0.result_within(limit, cpu, result)).collect()
     }
 
-    /// Has `told` hear of every breakpoint and single step that `KVM_SET_GUEST_DEBUG` makes a vCPU stop at, or nobody:
-    /// then such a stop ends the machine as an unexpected exit.
+    /// Has `told` hear of every breakpoint and single step that a vCPU stops at, and of what would end the machine. Where
+    /// nobody does, a breakpoint or step ends the machine as an unexpected exit.
     ///
-    /// By the time that it is told, on the vCPU's thread, that vCPU is out of the guest and the others are on their way;
-    /// [`Controller::pause`] waits for them, [`Controller::resume`] goes on. It must do neither itself: it passes the
-    /// stop on, to a thread that may.
-    pub fn set_debugger(&self, told: Option<impl Fn(DebugStop) + Send + Sync + 'static>) {
-        self.0.set_debugger(told.map(|told| Arc::new(told) as Debugger));
+    /// It is told on the vCPU's thread, and answers whether the stop is its own. If it is, the whole machine is held for
+    /// `owner` as soon as it has answered: [`Controller::hold`] waits for that, [`Controller::release`] goes on. It must
+    /// do neither itself: it passes the stop on, to a thread that may. If it is not, the exception is the guest's.
+    ///
+    /// # Errors
+    /// There is a debugger already.
+    pub fn attach_debugger(
+        &self,
+        owner: &Owner,
+        told: impl Fn(&VcpuStop) -> bool + Send + Sync + 'static,
+    ) -> Result<(), ControlError> {
+        self.0.attach(Debugger { owner: owner.clone(), told: Arc::new(told) })
+    }
+
+    /// Where the machine's debuggers are listened for, as gdb takes it; who opens or closes that door holds this.
+    pub(crate) fn door(&self) -> MutexGuard<'_, Option<String>> {
+        self.0.door()
+    }
+
+    /// Tells the debugger of nothing any more. What it wanted stays as it is ([`Controller::set_debug_requests`]).
+    pub fn detach_debugger(&self) {
+        self.0.detach();
+    }
+
+    /// Has KVM stop the vCPUs at what a debugger wants, one request each, in place of what it wanted before.
+    ///
+    /// # Errors
+    /// As [`Controller::run_on_vcpu`]; there are not as many requests as vCPUs; or KVM refused.
+    pub fn set_debug_requests(&self, requests: Vec<DebugRequest>) -> Result<(), ControlError> {
+        if u32::try_from(requests.len()).ok() != Some(self.cpus()) {
+            return Err(ControlError::States { given: requests.len(), cpus: self.cpus() });
+        }
+        let set = self.on_all(move |cpu, hands| {
+            let request = usize::try_from(cpu).ok().and_then(|cpu| requests.get(cpu)).copied();
+            hands
+                .debug
+                .want(hands.vcpu, request.unwrap_or_default())
+                .map_err(refused("KVM_SET_GUEST_DEBUG", cpu))
+        })?;
+        set.into_iter().collect()
     }
 
     /// Traces the instructions of all vCPUs: a line each, `CPU RIP` (decimal, then 16 hexadecimal digits), for the one
     /// that each is about to carry out, beginning with the one that it stands at. After `limit` lines, or when `sink` takes
     /// no more, the guest goes on at full speed. A step costs an exit: the guest is thousands of times slower.
     ///
-    /// Meanwhile a debugger is told of breakpoints, and not of steps.
+    /// Meanwhile a debugger is told of breakpoints, and of the steps that it asked for.
     ///
     /// # Errors
     /// As [`Controller::run_on_vcpu`], or KVM can't step a vCPU.
@@ -232,9 +375,7 @@ impl Controller {
         let begun = self.on_all(move |cpu, hands| {
             let rip = hands.vcpu.get_regs().map_err(refused("KVM_GET_REGS", cpu))?.rip;
             let more = control.upgrade().is_some_and(|control| control.steps.note(cpu, rip));
-            steps::step(hands.vcpu, more).map_err(refused("KVM_SET_GUEST_DEBUG", cpu))?;
-            *hands.stepped = more;
-            Ok(())
+            hands.debug.trace(hands.vcpu, more).map_err(refused("KVM_SET_GUEST_DEBUG", cpu))
         });
         let begun = begun.and_then(|each| each.into_iter().collect());
         if begun.is_err() {
@@ -250,8 +391,8 @@ impl Controller {
     pub fn end_instruction_trace(&self) -> Result<(), ControlError> {
         self.0.steps.end();
         let ended = self.on_all(|cpu, hands| {
-            if std::mem::take(hands.stepped) {
-                steps::step(hands.vcpu, false).map_err(refused("KVM_SET_GUEST_DEBUG", cpu))?;
+            if hands.debug.traced() {
+                hands.debug.trace(hands.vcpu, false).map_err(refused("KVM_SET_GUEST_DEBUG", cpu))?;
             }
             Ok(())
         })?;
@@ -264,7 +405,7 @@ impl Controller {
     /// # Errors
     /// As [`Controller::run_on_vcpu`], or KVM does not tell a vCPU's registers.
     pub fn dump(&self) -> Result<Vec<VcpuDump>, ControlError> {
-        let (paused, memory) = (self.state() == MachineState::Paused, self.0.memory().clone());
+        let (paused, memory) = (self.state() == MachineState::Paused, self.view());
         let taken = self.run_on_all_vcpus(move |cpu, vcpu| {
             let why = if paused { "the machine is paused" } else { "it was looked at while it ran" };
             VcpuDump::take(vcpu, cpu, why.to_owned(), &memory).map_err(refused("KVM_GET_REGS", cpu))
@@ -313,7 +454,12 @@ impl Controller {
     /// # Errors
     /// As [`Controller::run_on_vcpu`].
     pub fn trace(&self) -> Result<Trace, ControlError> {
-        let vcpus = self.on_all(|_, hands| hands.recorder.trace())?;
+        self.trace_within(LIMIT)
+    }
+
+    /// As [`Controller::trace`], with that limit for a vCPU's answer.
+    pub(crate) fn trace_within(&self, limit: Duration) -> Result<Trace, ControlError> {
+        let vcpus = self.on_all_within(limit, |_, hands| hands.recorder.trace())?;
         Ok(Trace { vcpus })
     }
 }
@@ -321,4 +467,13 @@ impl Controller {
 /// A request that KVM refused.
 pub(super) fn refused(step: &'static str, cpu: u32) -> impl FnOnce(kvm_ioctls::Error) -> ControlError {
     move |error| ControlError::Refused { step, cpu, source: io::Error::from_raw_os_error(error.errno()) }
+}
+
+/// The handle on a machine of one vCPU that is never started.
+#[cfg(fuzzing)]
+pub(crate) fn unstarted(memory: GuestMemory) -> Option<Controller> {
+    let table = crate::memory::table::Table::new(1, 36);
+    let map = crate::memory::map::MemoryMap::new(table, memory, Vec::new()).ok()?;
+    let power = crate::outcome::PowerSwitch::new();
+    Some(Controller(Arc::new(Control::new(1, power, Arc::new(map), Arc::default()))))
 }

@@ -61,14 +61,24 @@ impl Kick {
     }
 }
 
+/// Has this thread's own vCPU leave the guest before it enters: what KVM still has to complete, it completes.
+pub(super) fn call_back(vcpu: &mut VcpuFd) {
+    immediate_exit(vcpu).store(1, Ordering::SeqCst);
+}
+
 /// Takes back a call that has been heard, before what it was for is looked at: one that comes later counts again.
 pub(super) fn heard(vcpu: &mut VcpuFd) {
+    // A swap, and not a store: no later read may come before it.
+    immediate_exit(vcpu).swap(0, Ordering::SeqCst);
+}
+
+fn immediate_exit(vcpu: &mut VcpuFd) -> &AtomicU8 {
     let flag = &raw mut vcpu.get_kvm_run().immediate_exit;
     // SAFETY: the byte is in the vCPU's own mapping, which lives; here and in `kick` it is touched only atomically.
     #[allow(unsafe_code)]
-    let flag = unsafe { AtomicU8::from_ptr(flag) };
-    // A swap, and not a store: no later read may come before it.
-    flag.swap(0, Ordering::SeqCst);
+    unsafe {
+        AtomicU8::from_ptr(flag)
+    }
 }
 
 /// Gives the signal a handler that does nothing: its arrival is what counts. Once a process.

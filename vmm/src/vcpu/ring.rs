@@ -14,7 +14,7 @@ use kvm_ioctls::VcpuFd;
 use rustix::mm::{MapFlags, ProtFlags};
 
 use super::pages::{PAGE, SharedPages};
-use crate::trace::Space;
+use crate::config::BusKind;
 
 /// `kvm_coalesced_mmio_ring`: two indices, the next entry to take and the next to be written; then the entries.
 const HEADER: usize = 2 * size_of::<u32>();
@@ -73,7 +73,7 @@ impl Ring {
     }
 
     /// Hands over the writes that are in the ring now, the oldest first. Two loads, where there are none.
-    pub(super) fn take(&self, mut write: impl FnMut(Space, u64, &[u8])) {
+    pub(super) fn take(&self, mut write: impl FnMut(BusKind, u64, &[u8])) {
         let (first, last) = (self.index(0), self.index(1));
         // The index of one who is emptying it moves on only after the device has seen the write: when they are
         // equal, all that came before this exit has been handed over.
@@ -94,7 +94,7 @@ impl Ring {
             };
             let length = usize::try_from(entry.len).unwrap_or(0);
             if let Some(data) = entry.data.get(..length) {
-                write(if pio { Space::Pio } else { Space::Mmio }, entry.phys_addr, data);
+                write(if pio { BusKind::Pio } else { BusKind::Mmio }, entry.phys_addr, data);
             }
             at = (at + 1) % ENTRIES;
             first.store(u32::try_from(at).unwrap_or(0), Ordering::Release);
@@ -145,9 +145,9 @@ mod tests {
         true
     }
 
-    fn taken(ring: &Ring) -> Vec<(Space, u64, Vec<u8>)> {
+    fn taken(ring: &Ring) -> Vec<(BusKind, u64, Vec<u8>)> {
         let mut all = Vec::new();
-        ring.take(|space, address, data| all.push((space, address, data.to_vec())));
+        ring.take(|bus, address, data| all.push((bus, address, data.to_vec())));
         all
     }
 
@@ -157,7 +157,7 @@ mod tests {
         let ring = ring(&mut page);
         assert!(taken(&ring).is_empty());
         assert!(put(&ring, 0xd000_0000, &[1, 2, 3, 4], 0) && put(&ring, 0xa40, &[5], 1));
-        let expected = [(Space::Mmio, 0xd000_0000, vec![1, 2, 3, 4]), (Space::Pio, 0xa40, vec![5])];
+        let expected = [(BusKind::Mmio, 0xd000_0000, vec![1, 2, 3, 4]), (BusKind::Pio, 0xa40, vec![5])];
         assert_eq!(taken(&ring), expected);
         assert!(taken(&ring).is_empty());
     }

@@ -3,12 +3,16 @@
 use kvm_bindings::{KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN};
 use kvm_ioctls::{VcpuExit, VcpuFd};
 
-use super::controller::DebugStop;
+use super::access::Accesses;
 use super::exit;
+use super::guest_debug::{DebugStop, TRAP_PORT};
 use super::pages::SharedPages;
+use super::stops::End;
 use super::thread::Outside;
+use crate::bus::Seen;
+use crate::config::BusKind;
 use crate::outcome::Outcome;
-use crate::trace::{ExitKind, Recorder, Space};
+use crate::trace::{ExitKind, Recorder};
 
 /// `-KVM_ENOSYS`: what a guest gets for a hypercall that its hypervisor does not have.
 const NO_SUCH_HYPERCALL: u64 = (-1000i64).cast_unsigned();
@@ -23,27 +27,34 @@ pub(super) enum Next {
     Called,
     /// A breakpoint or a single step.
     Debug(DebugStop),
+    /// A byte is to be written to [`TRAP_PORT`], which may be a breakpoint.
+    Trap(u8),
     /// The machine ends: how, and what KVM said.
     End(Outcome, String),
 }
 
 /// Enters the guest, and handles what made it leave.
-pub(super) fn once(vcpu: &mut VcpuFd, index: u32, outside: &Outside, recorder: &mut Recorder) -> Next {
-    let buses = &*outside.buses;
+pub(super) fn once(
+    vcpu: &mut VcpuFd,
+    index: u32,
+    outside: &Outside,
+    mmio: &mut Seen,
+    recorder: &mut Recorder,
+) -> Next {
     let exit = vcpu.run();
-    if let Some(ring) = &outside.ring {
-        // What the guest wrote before it left comes first.
-        ring.take(|space, address, data| {
-            let bus = if space == Space::Pio { &buses.pio } else { &buses.mmio };
-            recorder.access(bus.write(address, data), (space, true), address, data);
-        });
+    // The bus as it is by now: the guest may have been in there for hours.
+    let mut accesses = outside.accesses(mmio, recorder);
+    // What the guest wrote before it left comes first.
+    outside.drain(&mut accesses);
+    if let Some((outcome, why)) = accesses.end {
+        return Next::End(outcome, why);
     }
     let exit = match exit {
         Ok(exit) => exit,
         Err(error) => {
             return match error.errno() {
                 libc::EINTR => {
-                    recorder.exit(ExitKind::Intr);
+                    accesses.recorder.exit(ExitKind::Intr);
                     Next::Called
                 }
                 // A vCPU that waited for its start-up interrupt got it.
@@ -57,7 +68,7 @@ pub(super) fn once(vcpu: &mut VcpuFd, index: u32, outside: &Outside, recorder: &
         }
     };
     let kind = exit::kind(&exit);
-    recorder.exit(kind);
+    accesses.recorder.exit(kind);
     let named = |outcome| Next::End(outcome, kind.name().to_owned());
     match exit {
         VcpuExit::IoIn(port, data) => {
@@ -65,17 +76,16 @@ pub(super) fn once(vcpu: &mut VcpuFd, index: u32, outside: &Outside, recorder: &
             let Some(size) = port_io_size(vcpu, &outside.pages) else {
                 return unexpected(index, format!("{} with its data past the shared pages", kind.name()));
             };
-            // SAFETY: `data` is what the exit handed out: bytes of the page that KVM shares with this vCPU, which
-            // all in the mapping, which
-            // lives as long as `vcpu`. The exit's own borrow is over, and nothing else touches them until the
+            // SAFETY: `data` is what the exit handed out: bytes of the page that KVM shares with this vCPU, all
+            // of them in the mapping (`port_io_size`), which lives as long as `vcpu`. The exit's own borrow is over, and nothing else touches them until the
             // next `KVM_RUN`.
             #[allow(unsafe_code)]
             let data = unsafe { &mut *data };
             for element in data.chunks_exact_mut(size) {
-                let device = buses.pio.read(port.into(), element);
-                recorder.access(device, (Space::Pio, false), port.into(), element);
+                accesses.read(index, BusKind::Pio, port.into(), element);
             }
         }
+        VcpuExit::IoOut(TRAP_PORT, [value]) => return Next::Trap(*value),
         VcpuExit::IoOut(port, data) => {
             let data: *const [u8] = data;
             let Some(size) = port_io_size(vcpu, &outside.pages) else {
@@ -85,18 +95,11 @@ pub(super) fn once(vcpu: &mut VcpuFd, index: u32, outside: &Outside, recorder: &
             #[allow(unsafe_code)]
             let data = unsafe { &*data };
             for element in data.chunks_exact(size) {
-                let device = buses.pio.write(port.into(), element);
-                recorder.access(device, (Space::Pio, true), port.into(), element);
+                accesses.write(Some(index), BusKind::Pio, port.into(), element);
             }
         }
-        VcpuExit::MmioRead(address, data) => {
-            let device = buses.mmio.read(address, data);
-            recorder.access(device, (Space::Mmio, false), address, data);
-        }
-        VcpuExit::MmioWrite(address, data) => {
-            let device = buses.mmio.write(address, data);
-            recorder.access(device, (Space::Mmio, true), address, data);
-        }
+        VcpuExit::MmioRead(address, data) => accesses.read(index, BusKind::Mmio, address, data),
+        VcpuExit::MmioWrite(address, data) => accesses.write(Some(index), BusKind::Mmio, address, data),
         VcpuExit::Intr => return Next::Called,
         // Only a machine without interrupt controllers sees this one: nothing can ever wake the processor.
         VcpuExit::Hlt => return named(Outcome::Halted),
@@ -138,7 +141,58 @@ pub(super) fn once(vcpu: &mut VcpuFd, index: u32, outside: &Outside, recorder: &
         }
         other => return unexpected(index, exit::describe(&other)),
     }
-    Next::GoOn
+    match accesses.end {
+        Some((outcome, why)) => Next::End(outcome, why),
+        None => Next::GoOn,
+    }
+}
+
+impl Outside {
+    /// What carries out accesses to the devices where they are now.
+    #[inline]
+    fn accesses<'a>(&'a self, mmio: &'a mut Seen, recorder: &'a mut Recorder) -> Accesses<'a> {
+        let (pio, mmio) = (&self.buses.pio, mmio.fresh(&self.buses.mmio));
+        Accesses { pio, mmio, unclaimed: &self.unclaimed, recorder, end: None }
+    }
+
+    /// Hands over the writes that KVM has collected.
+    #[inline]
+    fn drain(&self, accesses: &mut Accesses<'_>) {
+        if let Some(ring) = &self.ring {
+            ring.take(|bus, address, data| accesses.write(None, bus, address, data));
+        }
+    }
+
+    /// Moves the windows whose devices asked for it, after what was written to them where they were. It fails
+    /// with how that ends the machine, if it does.
+    #[cold]
+    pub(super) fn settle(&self, mmio: &mut Seen, recorder: &mut Recorder) -> Result<(), End> {
+        let mut end = None;
+        let settled = self.buses.map.settle(|| {
+            let mut accesses = self.accesses(mmio, recorder);
+            self.drain(&mut accesses);
+            end = accesses.end;
+        });
+        if let Err(error) = settled {
+            let error = crate::chain(&error);
+            end = Some((Outcome::MachineFailed { error: error.clone() }, error));
+        }
+        end.map_or(Ok(()), Err)
+    }
+
+    /// Carries out a vCPU's write of a byte to a port. It fails with how that ends the machine, if it does.
+    #[cold]
+    pub(super) fn write_port(
+        &self,
+        mmio: &mut Seen,
+        recorder: &mut Recorder,
+        (cpu, port): (u32, u16),
+        value: u8,
+    ) -> Result<(), End> {
+        let mut accesses = self.accesses(mmio, recorder);
+        accesses.write(Some(cpu), BusKind::Pio, port.into(), &[value]);
+        accesses.end.map_or(Ok(()), Err)
+    }
 }
 
 /// The end of a machine that has no answer to an exit.

@@ -3,9 +3,6 @@
 use std::io::Write;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use kvm_bindings::{KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_SINGLESTEP, kvm_guest_debug};
-use kvm_ioctls::VcpuFd;
-
 /// Where the steps of all vCPUs are written, while there is a trace.
 #[derive(Default)]
 pub(super) struct Steps(Mutex<Option<Trace>>);
@@ -47,12 +44,6 @@ impl Steps {
     fn lock(&self) -> MutexGuard<'_, Option<Trace>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Has KVM stop `vcpu` after each instruction, or not any more.
-pub(super) fn step(vcpu: &VcpuFd, on: bool) -> Result<(), kvm_ioctls::Error> {
-    let control = if on { KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP } else { 0 };
-    vcpu.set_guest_debug(&kvm_guest_debug { control, ..kvm_guest_debug::default() })
 }
 
 #[cfg(test)]

@@ -9,31 +9,25 @@ use std::time::{Duration, Instant};
 use kvm_bindings::{KVM_MP_STATE_HALTED, KVM_MP_STATE_INIT_RECEIVED, KVM_MP_STATE_UNINITIALIZED};
 use kvm_ioctls::{Kvm, VcpuFd};
 
+use super::access::Buses;
 use super::control::{Control, Hands};
 use super::controller::Controller;
 use super::cpuid;
+use super::guest_debug::{GuestDebug, TRAP_PORT, VcpuStop};
 use super::kick;
 use super::pages::SharedPages;
 use super::ring::Ring;
 use super::run::{self, Next};
 use super::setup::{self, EntryState};
-use super::steps;
-use crate::bus::Bus;
+use super::stops::{End, Stops, Trapped, hear};
+use crate::bus::{Seen, Unclaimed};
 use crate::dump::VcpuDump;
 use crate::kvm::{KvmError, Vm};
 use crate::outcome::{Outcome, PowerSwitch};
-use crate::trace::{ExitKind, Recorder, VcpuTrace};
+use crate::trace::{Recorder, VcpuTrace};
 
-/// DR6: a single step (Intel SDM, volume 3, §18.2.3).
-const DR6_BS: u64 = 1 << 14;
 /// RFLAGS: maskable interrupts are taken.
 const RFLAGS_IF: u64 = 1 << 9;
-
-/// The devices that a vCPU's accesses go to.
-pub(crate) struct Buses {
-    pub(crate) pio: Bus,
-    pub(crate) mmio: Bus,
-}
 
 /// A vCPU's answer to the question whether it can ever go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,9 +69,16 @@ struct Group {
     control: Arc<Control>,
 }
 
+impl Group {
+    fn stops(&self) -> Stops<'_> {
+        Stops { control: &self.control }
+    }
+}
+
 /// What an exit is handled with.
 pub(super) struct Outside {
-    pub(super) buses: Arc<Buses>,
+    pub(super) buses: Buses,
+    pub(super) unclaimed: Arc<Unclaimed>,
     pub(super) pages: SharedPages,
     /// The VM's ring, if there are zones whose writes it takes.
     pub(super) ring: Option<Ring>,
@@ -96,7 +97,7 @@ impl Ready {
         vm: Arc<Vm>,
         (cpus, irqchip): (u32, bool),
         entry: EntryState,
-        buses: Arc<Buses>,
+        (buses, unclaimed): (Buses, Arc<Unclaimed>),
         power: PowerSwitch,
     ) -> Result<Self, KvmError> {
         let cpuid = cpuid::supported(kvm)?;
@@ -118,9 +119,10 @@ impl Ready {
             })?,
             _ => None,
         };
-        let outside = Outside { buses, pages, ring };
+        let map = buses.map.clone();
+        let outside = Outside { buses, unclaimed, pages, ring };
         let msrs = kvm.get_msr_index_list().map_err(KvmError::refused("KVM_GET_MSR_INDEX_LIST"))?;
-        let control = Control::new(cpus, power.clone(), vm.memory().clone(), msrs.as_slice().into());
+        let control = Control::new(cpus, power.clone(), map, msrs.as_slice().into());
         let control = Arc::new(control);
         let group = Group { _vm: vm, outside, power, control };
         Ok(Self { group: Arc::new(group), vcpus })
@@ -200,7 +202,7 @@ fn guarded(
     group.control.steps.end();
     let dump = group.power.outcome().filter(Outcome::wants_explaining).and_then(|_| {
         let why = why.unwrap_or_else(|| "the machine ended".to_owned());
-        VcpuDump::take(vcpu, index, why, group.control.memory()).ok()
+        VcpuDump::take(vcpu, index, why, &group.control.map().view()).ok()
     });
     (recorder.trace(), dump)
 }
@@ -213,44 +215,58 @@ fn run(
     shared: &Shared,
     recorder: &mut Recorder,
 ) -> Option<String> {
-    let mut stepped = false;
+    let mut debug = GuestDebug::default();
+    let mut mmio = Seen::new(&group.outside.buses.mmio);
     // A machine may start paused.
-    group.control.attend(index, &mut Hands { vcpu, recorder, stepped: &mut stepped });
+    group.control.attend(index, &mut Hands { vcpu, recorder, debug: &mut debug });
     while !group.power.ended() {
-        match run::once(vcpu, index, &group.outside, recorder) {
-            Next::GoOn => {}
-            Next::Called => {
-                kick::heard(vcpu);
-                shared.answer(vcpu);
-                group.control.attend(index, &mut Hands { vcpu, recorder, stepped: &mut stepped });
-            }
-            Next::Debug(stop) if stepped && stop.dr6 & DR6_BS != 0 => {
-                stepped = group.control.steps.note(index, stop.pc);
-                if !stepped && let Err(error) = steps::step(vcpu, false) {
-                    let error = format!("KVM_SET_GUEST_DEBUG of vCPU {index}: {error}");
-                    group.power.end(Outcome::MachineFailed { error: error.clone() });
-                    return Some(error);
-                }
-            }
-            Next::Debug(stop) => match group.control.debugger() {
-                Some(told) => {
-                    group.control.hold();
-                    told(stop);
-                    group.control.attend(index, &mut Hands { vcpu, recorder, stepped: &mut stepped });
-                }
-                None => {
-                    let exit = format!("{} at {:#x}", ExitKind::Debug.name(), stop.pc);
-                    group.power.end(Outcome::UnexpectedExit { cpu: index, exit: exit.clone() });
-                    return Some(exit);
-                }
-            },
-            Next::End(outcome, why) => {
-                group.power.end(outcome);
-                return Some(why);
-            }
+        let hands = &mut Hands { vcpu, recorder, debug: &mut debug };
+        if let Err((outcome, why)) = turn(index, group, shared, hands, &mut mmio) {
+            group.power.end(outcome);
+            return Some(why);
         }
     }
     None
+}
+
+/// One entry into the guest, and what it takes before the next.
+#[inline]
+fn turn(
+    index: u32,
+    group: &Group,
+    shared: &Shared,
+    hands: &mut Hands<'_>,
+    mmio: &mut Seen,
+) -> Result<(), End> {
+    let (outside, stops) = (&group.outside, group.stops());
+    if outside.buses.map.is_asked() {
+        outside.settle(mmio, hands.recorder)?;
+    }
+    match run::once(hands.vcpu, index, outside, mmio, hands.recorder) {
+        Next::GoOn => return Ok(()),
+        Next::Called => {}
+        Next::Debug(stop) => return stops.debug(hands, stop),
+        Next::Trap(value) => {
+            if let Trapped::Guests(step) = stops.trap(hands, index)? {
+                outside.write_port(mmio, hands.recorder, (index, TRAP_PORT), value)?;
+                step.map_or(Ok(()), |step| stops.debug(hands, step))?;
+            }
+        }
+        Next::End(outcome, why) => {
+            if stops.emulated(hands, &outcome) {
+                return Ok(());
+            }
+            if outcome.wants_explaining() {
+                hear(&group.control, hands, &VcpuStop::Fatal { cpu: index, outcome: outcome.clone() });
+            }
+            return Err((outcome, why));
+        }
+    }
+    // It was called back.
+    kick::heard(hands.vcpu);
+    shared.answer(hands.vcpu);
+    group.control.attend(index, hands);
+    Ok(())
 }
 
 impl Shared {

@@ -28,7 +28,7 @@ pub struct MmioTransport {
     memory: Arc<GuestMemory>,
     interrupt: Arc<InterruptSource>,
     queues: Vec<Queue>,
-    kicks: Vec<EventFd>,
+    kicks: Vec<Arc<EventFd>>,
     status: u32,
     device_features_sel: u32,
     driver_features_sel: u32,
@@ -51,8 +51,8 @@ impl MmioTransport {
             .iter()
             .map(|&size| Queue::new(size).map_err(io::Error::other))
             .collect::<io::Result<_>>()?;
-        let kicks =
-            queues.iter().map(|_| EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)).collect::<io::Result<_>>()?;
+        let kick = |_| EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map(Arc::new);
+        let kicks = queues.iter().map(kick).collect::<io::Result<_>>()?;
         Ok(Self {
             device,
             memory,
@@ -76,7 +76,7 @@ impl MmioTransport {
     /// One eventfd for each queue, in order: to be signalled by a write of the queue's index to
     /// [`NOTIFY_OFFSET`].
     #[must_use]
-    pub fn kicks(&self) -> &[EventFd] {
+    pub fn kicks(&self) -> &[Arc<EventFd>] {
         &self.kicks
     }
 

@@ -41,7 +41,7 @@ const GUESTS: [Guest; 3] = [
 /// # Errors
 /// Something could not be built or fetched, or the lab was lost.
 pub(crate) fn boot(cache: &Cache, progress: &dyn Progress) -> Result<Vec<Measured>> {
-    let vmm = build_vmm()?;
+    let vmm = build_release("kiln-vmm", "kiln-vmm")?;
     let recipe = Recipe::default();
     let kernel = recipe.kernel(cache, progress)?;
     let initrd = recipe.image(cache, &kernel, progress)?;
@@ -92,21 +92,21 @@ fn words(program: &[std::ffi::OsString]) -> Vec<String> {
     program.iter().map(|word| word.to_string_lossy().into_owned()).collect()
 }
 
-/// Builds `kiln-vmm` as a user of it would have it.
-fn build_vmm() -> Result<PathBuf> {
+/// Builds a program of ours as its users have it.
+pub(super) fn build_release(package: &str, program: &str) -> Result<PathBuf> {
     let workspace = kiln::rootfs::workspace();
     let target = workspace.join("target");
     let status = Process::new("cargo")
-        .args(["build", "--release", "--quiet", "--locked", "--package", "kiln-vmm", "--bin", "kiln-vmm"])
+        .args(["build", "--release", "--quiet", "--locked", "--package", package, "--bin", program])
         .arg("--target-dir")
         .arg(&target)
         .current_dir(workspace)
         .status()
         .context("start cargo")?;
     if !status.success() {
-        bail!("cargo could not build kiln-vmm");
+        bail!("cargo could not build {program}");
     }
-    Ok(target.join("release/kiln-vmm"))
+    Ok(target.join("release").join(program))
 }
 
 /// Runs every contender once cold and [`ROUNDS`] times warm, interleaved; what a lab that got stuck had not measured

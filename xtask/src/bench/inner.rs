@@ -43,7 +43,8 @@ fn mount(kind: &str, at: &str) {
     let _ = rustix::mount::mount(kind, at, kind, rustix::mount::MountFlags::empty(), None);
 }
 
-fn measure(contender: &Contender) -> Result<Sample> {
+/// Starts a contender, and watches it until its guest is there.
+pub(super) fn measure(contender: &Contender) -> Result<Sample> {
     let socket = tempfile::Builder::new().prefix("bench-").tempdir()?;
     let agent = socket.path().join("agent.sock");
     let argv: Vec<String> =

@@ -2,9 +2,10 @@
 //!
 //! A boot is a [`spec::Spec`] that goes into a lab whose clock counts instructions, where [`inner`] carries it out,
 //! and a table of what came back. Figures repeat; they count instructions, not caches or a processor's own exit
-//! costs. Images are made on this host.
+//! costs. Images are made, and exits measured, on this host.
 
 mod boot;
+mod exits;
 mod inner;
 mod peers;
 mod rootfs;
@@ -12,6 +13,7 @@ mod spec;
 mod table;
 
 pub(crate) use boot::boot;
+pub(crate) use exits::{Exits, INNER_EXITS, exits, inner_exits};
 pub(crate) use inner::{INNER_BENCH, run as inner_bench};
 pub(crate) use rootfs::{Images, rootfs};
 pub(crate) use spec::Measured;

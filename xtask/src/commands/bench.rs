@@ -1,11 +1,11 @@
-//! `bench`: what a boot and an image cost, side by side with the peers.
+//! `bench`: what a boot, an exit and an image cost, side by side with the peers.
 
 use anyhow::Result;
 use clap::ValueEnum;
 use kiln::rootfs::cache::Cache;
 use serde::Serialize;
 
-use crate::bench::{self, Images, Measured};
+use crate::bench::{self, Exits, Images, Measured};
 use crate::exit::Exit;
 use crate::options::JsonOption;
 use crate::report::{RanOn, Report};
@@ -16,6 +16,8 @@ use crate::ui::{self, Bars};
 pub(crate) enum Name {
     /// From exec to the first guest instruction, init and the agent's hello
     Boot,
+    /// A port or memory access of a guest, and the machine's own memory
+    Exits,
     /// A minimal image, made anew and out of the cache
     Rootfs,
 }
@@ -23,7 +25,7 @@ pub(crate) enum Name {
 /// Options of `bench`.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
-    /// Which benchmark: boot or rootfs; without a name all of them
+    /// Which benchmark: boot, exits or rootfs; without a name all of them
     #[arg(hide_possible_values = true)]
     name: Option<Name>,
 
@@ -36,6 +38,8 @@ pub(crate) struct Args {
 struct Own {
     #[serde(skip_serializing_if = "Option::is_none")]
     boot: Option<Vec<Measured>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exits: Option<Exits>,
     #[serde(skip_serializing_if = "Option::is_none")]
     rootfs: Option<Images>,
 }
@@ -57,6 +61,16 @@ pub(crate) fn run(args: Args) -> Result<Exit> {
         )?;
         own.rootfs = Some(images);
     }
+    if wanted(Name::Exits) {
+        let exits = bench::exits(&Bars::new())?;
+        ui::line(stream, &exits.table().to_string())?;
+        let words = format!(
+            "nanoseconds of this host's KVM, at level {}; of each turn the shortest round, of those the median",
+            exits.level()
+        );
+        ui::line(stream, &words)?;
+        own.exits = Some(exits);
+    }
     if wanted(Name::Boot) {
         let measured = bench::boot(&cache, &Bars::new())?;
         failed |= measured.iter().any(|one| one.error.is_some());
@@ -69,7 +83,8 @@ pub(crate) fn run(args: Args) -> Result<Exit> {
         own.boot = Some(measured);
     }
     let exit = if failed { Exit::UNTESTABLE } else { Exit::PASSED };
-    let accel = own.boot.is_some().then_some(RanOn::Lab);
+    let on_kvm = own.exits.is_some().then_some(RanOn::Kvm);
+    let accel = own.boot.is_some().then_some(RanOn::Lab).or(on_kvm);
     let mut report = Report::new("bench", exit, own);
     report.accel = accel;
     report.write(&json)?;

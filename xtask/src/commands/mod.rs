@@ -7,6 +7,7 @@ mod doctor;
 mod kernel;
 mod rootfs;
 mod run;
+mod shell;
 mod smoke;
 mod test;
 
@@ -27,6 +28,8 @@ pub(crate) enum Command {
     Rootfs(Box<rootfs::Args>),
     /// Run a command in a guest; its exit status becomes ours
     Run(Box<run::Args>),
+    /// Sit at a shell in a guest, or at another command, on a terminal of its own
+    Shell(Box<shell::Args>),
     /// Boot a kernel, run the built-in guest assertions, give the verdict
     Smoke(Box<smoke::Args>),
     /// Run the test suite: here if KVM runs Linux, else in the lab
@@ -47,6 +50,7 @@ impl Command {
             Self::Kernel(args) => (args.name(), args.json.to()),
             Self::Rootfs(args) => ("rootfs", args.json.to()),
             Self::Run(args) => ("run", args.json.clone().map_or(JsonTo::Nowhere, JsonTo::File)),
+            Self::Shell(_) => ("shell", JsonTo::Nowhere),
             Self::Smoke(args) => ("smoke", args.json.to()),
             Self::Test(args) => ("test", args.json.to()),
             Self::Bench(args) => ("bench", args.json.to()),
@@ -65,12 +69,15 @@ pub(crate) fn dispatch(command: Command) -> Exit {
         Command::Kernel(args) => kernel::run(args),
         Command::Rootfs(args) => rootfs::run(*args),
         Command::Run(args) => run::run(*args),
+        Command::Shell(args) => shell::run(*args),
         Command::Smoke(args) => smoke::run(*args),
         Command::Test(args) => test::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Ci(args) => ci::run(args),
         Command::Clean(args) => clean::run(args),
     });
+    // What a signal did to the work is not told as its result: the process dies by the signal.
+    interrupt::give_way();
     result.unwrap_or_else(|error| {
         if !ui::is_reader_gone(&error) {
             let text = one_line(&format!("{error:#}"));

@@ -6,7 +6,6 @@ mod verify;
 
 use std::fs;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use kiln::rootfs::cache::Cache;
@@ -16,7 +15,7 @@ use serde::Serialize;
 
 use self::output::Output;
 use crate::exit::Exit;
-use crate::guest::{self, Show};
+use crate::guest::{self, SITTING, Show};
 use crate::interrupt::on_interrupt;
 use crate::options::{Compress, Format, FormatOptions, ImageOptions, JsonOption, MachineOptions};
 use crate::report::Report;
@@ -91,9 +90,6 @@ impl Args {
         }
     }
 }
-
-/// Nobody sits at a guest for longer.
-const SITTING: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 /// Makes the image, and boots it if asked to.
 pub(crate) fn run(args: Args) -> Result<Exit> {

@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use anyhow::Result;
 use kiln::rootfs::cache::Cache;
 use kiln::run::{CommandPlan, Task};
-use kiln::verdict::Verdict;
 
 use crate::exit::Exit;
 use crate::guest::{self, Show};
@@ -38,15 +37,7 @@ pub(crate) fn run(args: Args) -> Result<Exit> {
     let case = program.rsplit('/').next().unwrap_or(program).to_owned();
     let task = Task::Command(CommandPlan { argv: args.command, ..CommandPlan::default() });
     let done = guest::boot(&cache, &recipe, task, args.machine.accel.accel, ("run", &case), Show::Command)?;
-    // A status that the command chose is an answer, not a failure to explain.
-    let answered = matches!(done.report.verdict, Verdict::Passed | Verdict::Assertion);
-    let exit = match done.report.status {
-        Some(status) if answered => Exit::status(status),
-        _ => {
-            guest::explain(&done)?;
-            Exit::status(done.report.verdict.exit())
-        }
-    };
+    let exit = guest::exit_of_command(&done)?;
     if args.machine.trace {
         guest::show_trace(&done.directory)?;
     }

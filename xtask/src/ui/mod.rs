@@ -3,6 +3,7 @@
 //! Standard output is for results, standard error for progress and errors. Nothing here knows a command.
 
 mod progress;
+mod sitting;
 mod style;
 mod table;
 mod terminal;
@@ -16,6 +17,7 @@ use crate::report::JsonTo;
 
 pub(crate) use kiln::console::sanitize;
 pub(crate) use progress::Bars;
+pub(crate) use sitting::{Sitting, window_size};
 pub(crate) use style::{Stream, Style, paint};
 pub(crate) use table::{Align, Table};
 pub(crate) use terminal::{Conversation, Keys, is_possible as can_converse};

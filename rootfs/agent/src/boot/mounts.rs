@@ -45,10 +45,10 @@ pub(super) fn all(warnings: &mut Warnings) {
             continue;
         }
         let options = std::ffi::CString::new(entry.options).unwrap_or_default();
-        let flags = if entry.kind == "devtmpfs" {
-            MountFlags::NOSUID
-        } else {
-            MountFlags::NOSUID | MountFlags::NODEV
+        let flags = match entry.kind {
+            // What is in these is devices.
+            "devtmpfs" | "devpts" => MountFlags::NOSUID,
+            _ => MountFlags::NOSUID | MountFlags::NODEV,
         };
         if let Err(error) = mount(entry.kind, entry.at, entry.kind, flags, options.as_c_str()) {
             let built_without = error == rustix::io::Errno::NODEV;

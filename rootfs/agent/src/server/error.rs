@@ -8,7 +8,7 @@ use rustix::io::Errno;
 /// Why the agent serves no more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ending {
-    /// The host asked for the guest's end.
+    /// The host asked for the guest's end, or somebody in the guest did.
     Asked,
     /// The host closed the port.
     HostGone,

@@ -5,15 +5,18 @@ mod error;
 mod job;
 mod outbox;
 mod process;
+mod stream;
+mod terminal;
 mod transfer;
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
+use std::time::Instant;
 
 use kiln_protocol::wire::{self, Decoder, Envelope, Hello, ToAgent, ToHost, WINDOW, encode};
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::process::{WaitOptions, wait};
+use rustix::process::{Pid, WaitOptions, wait};
 
 use self::connection::Connection;
 pub(crate) use self::error::{Ending, Refusal, ServeError};
@@ -21,11 +24,18 @@ use self::job::Job;
 use self::outbox::Outbox;
 pub(crate) use self::process::ENVIRONMENT;
 use self::process::Process;
+use self::terminal::{HungUp, kill_session};
 use self::transfer::{Get, Put};
+
+/// What busybox's `halt` and `poweroff` send to PID 1 (init/halt.c): a person in the guest asks for its end.
+const HALT: i32 = libc::SIGUSR1;
+const POWER_OFF: i32 = libc::SIGUSR2;
 
 /// Serves until the end.
 pub(crate) fn serve(port: OwnedFd, warnings: Vec<String>) -> Result<Ending, ServeError> {
-    let signals = crate::system::child_events().map_err(ServeError::Io)?;
+    let signals =
+        if std::process::id() == 1 { &[libc::SIGCHLD, HALT, POWER_OFF][..] } else { &[libc::SIGCHLD] };
+    let signals = crate::system::signal_events(signals).map_err(ServeError::Io)?;
     let hello = ToHost::Hello(Hello {
         protocol: wire::VERSION,
         agent: env!("CARGO_PKG_VERSION").to_owned(),
@@ -44,8 +54,14 @@ pub(crate) fn serve(port: OwnedFd, warnings: Vec<String>) -> Result<Ending, Serv
     }
     let flags = rustix::fs::fcntl_getfl(&port)?;
     rustix::fs::fcntl_setfl(&port, flags | rustix::fs::OFlags::NONBLOCK)?;
-    let server =
-        Server { port, signals, decoder: Decoder::default(), out: Outbox::default(), jobs: BTreeMap::new() };
+    let server = Server {
+        port,
+        signals,
+        decoder: Decoder::default(),
+        out: Outbox::default(),
+        jobs: BTreeMap::new(),
+        hung_up: Vec::new(),
+    };
     server.run()
 }
 
@@ -55,6 +71,7 @@ struct Server {
     decoder: Decoder,
     out: Outbox,
     jobs: BTreeMap<u32, Job>,
+    hung_up: Vec<HungUp>,
 }
 
 impl Server {
@@ -62,9 +79,11 @@ impl Server {
         let mut buffer = vec![0; wire::DATA_MAX];
         loop {
             let host_gone = self.await_anything()?;
-            let mut signal = [0_u8; 1024];
-            while rustix::io::read(&self.signals, &mut signal).is_ok_and(|n| n > 0) {}
+            if crate::system::take_signals(&self.signals, |signal| signal != libc::SIGCHLD) {
+                return Ok(Ending::Asked);
+            }
             self.reap();
+            self.end_sessions();
             if self.out.has_room() {
                 if let Some(ending) = self.receive(&mut buffer)? {
                     return Ok(ending);
@@ -93,7 +112,10 @@ impl Server {
         for job in self.jobs.values() {
             job.interest(room, &mut fds);
         }
-        match poll(&mut fds, None) {
+        let until = self.hung_up.iter().map(|session| session.deadline).min();
+        let patience = until.map(|until| until.saturating_duration_since(Instant::now()));
+        let patience = patience.and_then(|patience| Timespec::try_from(patience).ok());
+        match poll(&mut fds, patience.as_ref()) {
             Ok(_) => Ok(fds[1].revents().intersects(PollFlags::HUP | PollFlags::ERR)),
             Err(Errno::INTR) => Ok(false),
             Err(error) => Err(error.into()),
@@ -111,6 +133,25 @@ impl Server {
                 }
             }
         }
+    }
+
+    /// Gives the session of `leader`, which was hung up, its time to end.
+    fn await_end_of(&mut self, leader: Pid) {
+        if self.hung_up.iter().all(|session| session.leader != leader) {
+            self.hung_up.push(HungUp::now(leader));
+        }
+    }
+
+    /// Kills what is left of sessions that were hung up, when their time is over.
+    fn end_sessions(&mut self) {
+        let now = Instant::now();
+        self.hung_up.retain(|session| {
+            let over = session.deadline <= now;
+            if over {
+                kill_session(session.leader);
+            }
+            !over
+        });
     }
 
     fn receive(&mut self, buffer: &mut [u8]) -> Result<Option<Ending>, ServeError> {
@@ -141,8 +182,13 @@ impl Server {
                 Ok(())
             }
             ToAgent::Abort => {
-                if let Some(Job::Process(mut process)) = self.jobs.remove(&id) {
-                    process.signal(libc::SIGKILL);
+                match self.jobs.remove(&id) {
+                    // Its end of the terminal goes with it.
+                    Some(Job::Process(process)) if process.is_on_terminal() => {
+                        self.await_end_of(process.pid);
+                    }
+                    Some(Job::Process(mut process)) => process.signal(libc::SIGKILL),
+                    _ => {}
                 }
                 Ok(())
             }
@@ -158,6 +204,8 @@ impl Server {
             Ok(job) => {
                 match &job {
                     Job::Process(process) => {
+                        // Who bears its number now is not who was hung up.
+                        self.hung_up.retain(|session| session.leader != process.pid);
                         let pid = process.pid.as_raw_nonzero().get().unsigned_abs();
                         self.out.send(id, ToHost::Started { pid });
                     }
@@ -194,6 +242,16 @@ impl Server {
                 process.signal(signal);
                 Ok(())
             }
+            (Job::Process(process), ToAgent::Resize(size)) if process.is_on_terminal() => {
+                process.resize(size);
+                Ok(())
+            }
+            (Job::Process(process), ToAgent::HangUp) if process.is_on_terminal() => {
+                process.hang_up();
+                let leader = process.pid;
+                self.await_end_of(leader);
+                Ok(())
+            }
             (Job::Connection(connection), ToAgent::Data(bytes)) => connection.input(&bytes),
             (Job::Connection(connection), ToAgent::Close) => {
                 connection.end_input();
@@ -224,9 +282,14 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         for job in self.jobs.values_mut() {
-            if let Job::Process(process) = job {
-                process.signal(libc::SIGKILL);
+            match job {
+                Job::Process(process) if process.is_on_terminal() => kill_session(process.pid),
+                Job::Process(process) => process.signal(libc::SIGKILL),
+                _ => {}
             }
+        }
+        for session in &self.hung_up {
+            kill_session(session.leader);
         }
     }
 }

@@ -6,26 +6,28 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use kiln_protocol::wire::{DATA_MAX, Exec, Status, ToHost, WINDOW};
+use kiln_protocol::wire::{Exec, Status, TerminalSize, ToHost, WINDOW};
 use rustix::event::{PollFd, PollFlags};
-use rustix::io::{Errno, ioctl_fionbio, ioctl_fionread};
+use rustix::io::{Errno, ioctl_fionbio};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, Signal, WaitStatus, kill_process_group};
 
 use super::outbox::{Inbox, Outbox};
+use super::stream::Stream;
+use super::terminal::{BUFFERED_MAX, Terminal};
 use super::{Refusal, ServeError};
 
 /// What every program finds in its environment.
 pub(crate) const ENVIRONMENT: &[(&str, &str)] =
     &[("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"), ("HOME", "/root"), ("TERM", "linux")];
 
-/// One of its outputs.
-struct Stream {
-    /// None once it came to its end.
-    fd: Option<OwnedFd>,
-    wrap: fn(Vec<u8>) -> ToHost,
-    /// Once the program ended: what was in the pipe then. Others may hold the pipe open for ever.
-    rest: Option<usize>,
+/// What it runs on.
+enum Line {
+    /// No terminal, but pipes.
+    Pipes,
+    Terminal(Terminal),
+    /// A terminal that was taken away.
+    HungUp,
 }
 
 pub(super) struct Process {
@@ -35,6 +37,7 @@ pub(super) struct Process {
     input: Inbox,
     input_ends: bool,
     streams: Vec<Stream>,
+    line: Line,
     status: Option<Status>,
 }
 
@@ -53,14 +56,24 @@ impl Process {
 
         let mut command = Command::new(program);
         command.args(arguments).current_dir(cwd).env_clear().envs(environment);
-        command.stdin(if exec.stdin { Stdio::piped() } else { Stdio::null() });
-        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let terminal = exec.terminal.map(Terminal::open).transpose()?;
+        match &terminal {
+            Some(terminal) => {
+                command.stdin(terminal.stdio()?).stdout(terminal.stdio()?).stderr(terminal.stdio()?);
+            }
+            None => {
+                command.stdin(if exec.stdin { Stdio::piped() } else { Stdio::null() });
+                command.stdout(Stdio::piped()).stderr(Stdio::piped());
+            }
+        }
         let events = exec.events.then(|| pipe_with(PipeFlags::CLOEXEC)).transpose()?;
         let inside = events.as_ref().map(|(_, write)| write.as_raw_fd());
+        let ends = terminal.as_ref().map(Terminal::ends).transpose()?;
+        let on_terminal = terminal.is_some();
         // SAFETY: only async-signal-safe calls are made, on numbers that were fixed before.
         #[allow(unsafe_code)]
         unsafe {
-            command.pre_exec(move || crate::system::become_program(inside));
+            command.pre_exec(move || crate::system::become_program(on_terminal, inside));
         }
         let mut child = command.spawn()?;
         let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or(Errno::SRCH)?;
@@ -74,16 +87,27 @@ impl Process {
         if let Some((read, _)) = events {
             streams.push(Stream::new(read, ToHost::Events)?);
         }
-        let stdin = child.stdin.take().map(OwnedFd::from);
+        let mut stdin = child.stdin.take().map(OwnedFd::from);
+        if let Some((screen, keyboard)) = ends {
+            // Some of it may be between the terminal's two ends, where it is not counted.
+            streams.push(Stream::new(screen, ToHost::Stdout)?.holding(BUFFERED_MAX));
+            stdin = Some(keyboard);
+        }
         if let Some(fd) = &stdin {
             ioctl_fionbio(fd, true)?;
         }
+        let line = terminal.map_or(Line::Pipes, Line::Terminal);
+        // Where nothing is typed, the end is.
+        let input_ends = !exec.stdin;
         let input = Inbox::default();
-        Ok(Self { pid, credit: WINDOW, stdin, input, input_ends: false, streams, status: None })
+        Ok(Self { pid, credit: WINDOW, stdin, input, input_ends, streams, line, status: None })
     }
 
     /// Bytes for its standard input.
     pub(super) fn input(&mut self, bytes: &[u8]) -> Result<(), ServeError> {
+        if let Line::Terminal(terminal) = &mut self.line {
+            terminal.note(bytes);
+        }
         if self.input.take(bytes) {
             Ok(())
         } else {
@@ -93,6 +117,26 @@ impl Process {
 
     pub(super) fn end_input(&mut self) {
         self.input_ends = true;
+    }
+
+    /// Whether it was started on a terminal.
+    pub(super) fn is_on_terminal(&self) -> bool {
+        !matches!(self.line, Line::Pipes)
+    }
+
+    /// Gives the window of its terminal a size.
+    pub(super) fn resize(&self, size: TerminalSize) {
+        if let Line::Terminal(terminal) = &self.line {
+            // Any size is one for the kernel.
+            let _ = terminal.resize(size);
+        }
+    }
+
+    /// Takes its terminal away, for which the kernel sends it SIGHUP. What it still writes nobody sees.
+    pub(super) fn hang_up(&mut self) {
+        self.line = Line::HungUp;
+        self.stdin = None;
+        self.streams.iter_mut().for_each(Stream::close);
     }
 
     /// Signals it and what it started; nothing, once it ended, for its number may be another's.
@@ -109,22 +153,20 @@ impl Process {
         let code = status.exit_status().map(Status::Code);
         let Some(status) = code.or_else(|| status.terminating_signal().map(Status::Signal)) else { return };
         self.status = Some(status);
-        for stream in &mut self.streams {
-            let rest = stream.fd.as_ref().and_then(|fd| ioctl_fionread(fd).ok()).unwrap_or(0);
-            stream.rest = Some(usize::try_from(rest).unwrap_or(usize::MAX));
+        if let Line::Terminal(terminal) = &mut self.line {
+            terminal.program_ended();
         }
+        self.streams.iter_mut().for_each(Stream::program_ended);
     }
 
     pub(super) fn interest<'a>(&'a self, room: bool, fds: &mut Vec<PollFd<'a>>) {
         if let Some(fd) = &self.stdin
-            && !self.input.bytes.is_empty()
+            && (!self.input.bytes.is_empty() || self.input_ends)
         {
             fds.push(PollFd::new(fd, PollFlags::OUT));
         }
         if room && self.credit > 0 {
-            fds.extend(
-                self.streams.iter().filter_map(|s| s.fd.as_ref()).map(|fd| PollFd::new(fd, PollFlags::IN)),
-            );
+            self.streams.iter().for_each(|stream| stream.interest(fds));
         }
     }
 
@@ -137,56 +179,24 @@ impl Process {
         if self.stdin.is_none() {
             self.input.discard(id, out);
         }
-        if self.input_ends && self.input.bytes.is_empty() {
-            self.stdin = None;
+        if self.input_ends && self.input.bytes.is_empty() && self.stdin.is_some() {
+            let ended = match &mut self.line {
+                Line::Terminal(terminal) => terminal.type_end(),
+                Line::Pipes | Line::HungUp => true,
+            };
+            if ended {
+                self.stdin = None;
+            }
         }
         for stream in &mut self.streams {
             stream.step(id, &mut self.credit, out);
         }
         match self.status {
-            Some(status) if self.streams.iter().all(|s| s.fd.is_none()) => {
+            Some(status) if self.streams.iter().all(Stream::is_over) => {
                 out.send(id, ToHost::Exited(status));
                 true
             }
             _ => false,
-        }
-    }
-}
-
-impl Stream {
-    fn new(fd: OwnedFd, wrap: fn(Vec<u8>) -> ToHost) -> Result<Self, Errno> {
-        ioctl_fionbio(&fd, true)?;
-        Ok(Self { fd: Some(fd), wrap, rest: None })
-    }
-
-    /// Sends one message at most, so that no stream has to wait for another.
-    fn step(&mut self, id: u32, credit: &mut usize, out: &mut Outbox) {
-        let Some(fd) = &self.fd else { return };
-        if self.rest == Some(0) {
-            self.fd = None;
-            return;
-        }
-        let most = DATA_MAX.min(*credit).min(self.rest.unwrap_or(usize::MAX));
-        if most == 0 || !out.has_room() {
-            return;
-        }
-        let mut bytes = vec![0; most];
-        match rustix::io::read(fd, &mut *bytes) {
-            Ok(0) => self.fd = None,
-            Ok(length) => {
-                bytes.truncate(length);
-                *credit -= length;
-                out.send(id, (self.wrap)(bytes));
-                if let Some(rest) = &mut self.rest {
-                    *rest = rest.saturating_sub(length);
-                    if *rest == 0 {
-                        self.fd = None;
-                    }
-                }
-            }
-            Err(Errno::INTR) => {}
-            Err(Errno::AGAIN) if self.rest.is_none() => {}
-            Err(_) => self.fd = None,
         }
     }
 }

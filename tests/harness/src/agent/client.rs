@@ -126,13 +126,13 @@ impl Client {
         &self.inner.hello
     }
 
-    /// Starts a program. Dropping what is returned before its end kills it.
+    /// Starts a program, on a terminal if the command has one. Dropping what is returned before its end kills it.
     ///
     /// # Errors
     /// The guest can't run it ([`AgentError::Refused`]), or the agent is lost.
     pub fn exec(&self, command: Exec) -> Result<Process, AgentError> {
-        let stdin = command.stdin;
-        Process::start(self.request(ToAgent::Exec(command))?, stdin)
+        let (stdin, terminal) = (command.stdin, command.terminal.is_some());
+        Process::start(self.request(ToAgent::Exec(command))?, stdin, terminal)
     }
 
     /// Makes the file `path` of what `from` gives; it takes its place whole. Folders on the way are made. A

@@ -9,9 +9,9 @@ mod request;
 mod transfer;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use client::Client;
 pub use error::AgentError;
-pub use kiln_protocol::wire::{Exec as Command, Hello, Status};
-pub use process::{Process, ProcessEvent, Stdin};
+pub use kiln_protocol::wire::{Exec as Command, Hello, Status, TerminalSize};
+pub use process::{Process, ProcessEvent, Stdin, Terminal};

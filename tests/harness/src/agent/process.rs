@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::sync::Arc;
 
-use kiln_protocol::wire::{Status, ToAgent, ToHost};
+use kiln_protocol::wire::{Status, TerminalSize, ToAgent, ToHost};
 
 use super::AgentError;
 use super::request::{Request, unexpected};
@@ -23,30 +23,37 @@ pub enum ProcessEvent {
     Exited(Status),
 }
 
-/// A program that was started in the guest. Dropping it before its end kills it.
+/// A program that was started in the guest. Dropping it before its end kills it; one on a terminal is hung up.
 #[derive(Debug)]
 pub struct Process {
     request: Arc<Request>,
     stdin: Option<Stdin>,
+    terminal: bool,
     pid: Option<u32>,
     over: bool,
 }
 
 impl Process {
-    pub(super) fn start(request: Request, stdin: bool) -> Result<Self, AgentError> {
+    pub(super) fn start(request: Request, stdin: bool, terminal: bool) -> Result<Self, AgentError> {
         let pid = match request.receive()? {
             ToHost::Started { pid } => pid,
             other => return Err(unexpected(&other)),
         };
         let request = Arc::new(request);
         let stdin = stdin.then(|| Stdin { request: request.clone() });
-        Ok(Self { request, stdin, pid: Some(pid), over: false })
+        Ok(Self { request, stdin, terminal, pid: Some(pid), over: false })
     }
 
     /// Its standard input, if it has one and it was not taken yet. An input that is never taken ends with
     /// the process' handle.
     pub fn take_stdin(&mut self) -> Option<Stdin> {
         self.stdin.take()
+    }
+
+    /// The terminal that it runs on, if it was started on one.
+    #[must_use]
+    pub fn terminal(&self) -> Option<Terminal> {
+        self.terminal.then(|| Terminal { request: self.request.clone() })
     }
 
     /// Sends a signal to it and to what it started.
@@ -88,7 +95,33 @@ impl Drop for Process {
     }
 }
 
-/// A program's standard input; it ends when this is dropped.
+/// The terminal that a program in the guest runs on; clones are the same one. Of a program that ended, what is asked
+/// for has no effect.
+#[derive(Clone, Debug)]
+pub struct Terminal {
+    request: Arc<Request>,
+}
+
+impl Terminal {
+    /// Gives its window another size, of which the program in its foreground is told (SIGWINCH).
+    ///
+    /// # Errors
+    /// The agent is lost.
+    pub fn resize(&self, size: TerminalSize) -> Result<(), AgentError> {
+        self.request.send(ToAgent::Resize(size))
+    }
+
+    /// Takes it away from its programs, as when a line breaks: they get SIGHUP, and those that do not end by that are
+    /// killed after a while. [`Process::next_event`] tells the end, and nothing of what is still written.
+    ///
+    /// # Errors
+    /// The agent is lost.
+    pub fn hang_up(&self) -> Result<(), AgentError> {
+        self.request.send(ToAgent::HangUp)
+    }
+}
+
+/// A program's standard input; it ends when this is dropped, and of a terminal by the end-of-file character.
 #[derive(Debug)]
 pub struct Stdin {
     request: Arc<Request>,

@@ -7,22 +7,22 @@ use std::thread::JoinHandle;
 
 use kiln_protocol::wire::{self, DATA_MAX, Decoder, Envelope, Hello, ToAgent, ToHost, WINDOW, encode};
 
-use super::{AgentError, Client, Command, ProcessEvent, Status};
+use super::{AgentError, Client, Command, ProcessEvent, Status, TerminalSize};
 
 /// The guest's end of a port, played by the test.
-struct Fake {
+pub(crate) struct Fake {
     socket: UnixStream,
     decoder: Decoder,
 }
 
 impl Fake {
-    fn send(&mut self, id: u32, message: ToHost) {
+    pub(crate) fn send(&mut self, id: u32, message: ToHost) {
         // The client may have hung up on what came before.
         let _ = self.socket.write_all(&encode(id, message).unwrap());
     }
 
     /// The next message, if the client sends one.
-    fn next(&mut self) -> Option<Envelope<ToAgent>> {
+    pub(crate) fn next(&mut self) -> Option<Envelope<ToAgent>> {
         let mut buffer = vec![0; DATA_MAX];
         loop {
             if let Some(envelope) = self.decoder.next_frame().unwrap() {
@@ -41,7 +41,7 @@ fn hello(protocol: u32) -> ToHost {
 }
 
 /// A client, and an agent that says hello and then does `play`.
-fn with(play: impl FnOnce(&mut Fake) + Send + 'static) -> (Client, JoinHandle<()>) {
+pub(crate) fn with(play: impl FnOnce(&mut Fake) + Send + 'static) -> (Client, JoinHandle<()>) {
     let (near, far) = UnixStream::pair().unwrap();
     let agent = std::thread::spawn(move || {
         let mut fake = Fake { socket: far, decoder: Decoder::default() };
@@ -175,6 +175,27 @@ fn what_came_before_the_end_is_still_given() {
     assert_eq!(process.next_event().unwrap(), ProcessEvent::Stdout(b"last words".to_vec()));
     assert_eq!(process.next_event().unwrap(), ProcessEvent::Exited(Status::Code(0)));
     assert!(process.next_event().is_err());
+}
+
+#[test]
+fn terminal_is_asked_what_it_is_asked_and_tells_its_end() {
+    let size = TerminalSize { rows: 50, columns: 132 };
+    let (client, agent) = with(move |fake| {
+        let Some(Envelope { id, message: ToAgent::Exec(exec) }) = fake.next() else { panic!("no program") };
+        assert_eq!(exec.terminal, Some(TerminalSize { rows: 24, columns: 80 }));
+        fake.send(id, ToHost::Started { pid: 2 });
+        assert_eq!(fake.next(), Some(Envelope { id, message: ToAgent::Resize(size) }));
+        assert_eq!(fake.next(), Some(Envelope { id, message: ToAgent::HangUp }));
+        fake.send(id, ToHost::Exited(Status::Signal(1)));
+    });
+    let mut process =
+        client.exec(Command { terminal: Some(TerminalSize { rows: 24, columns: 80 }), ..cat() }).unwrap();
+    let terminal = process.terminal().unwrap();
+    terminal.resize(size).unwrap();
+    terminal.clone().hang_up().unwrap();
+    assert_eq!(process.next_event().unwrap(), ProcessEvent::Started(2));
+    assert_eq!(process.next_event().unwrap(), ProcessEvent::Exited(Status::Signal(1)));
+    agent.join().unwrap();
 }
 
 #[test]

@@ -20,6 +20,8 @@ pub struct Case {
     pub name: String,
     /// The level of KVM that it needs.
     pub needs: Needs,
+    /// What it needs besides and this host has not, in words: it is ignored for that.
+    pub lacks: Option<String>,
     /// What it does.
     pub body: Body,
     /// Why its author wants it ignored, if they do; empty without a reason.
@@ -70,6 +72,8 @@ pub struct Options {
     pub append: &'static str,
     /// Whether there is a virtio console (`hvc0`) beside the UART.
     pub console: bool,
+    /// Whether the machine has a control socket.
+    pub control: bool,
     /// Whether what the kernel warns of, a taint and a module that is left behind are no failures.
     pub allow_warning: bool,
     /// The crate's folder, which its files are looked for in.
@@ -89,6 +93,7 @@ impl Default for Options {
             timeout: Duration::from_secs(120),
             append: "",
             console: false,
+            control: false,
             allow_warning: false,
             folder: "",
         }
@@ -120,6 +125,12 @@ impl Case {
         Self::new(path, needs, Body::Host(Box::new(body)))
     }
 
+    /// The case, which needs something besides KVM: `lacks` says what, if this host has it not.
+    #[must_use]
+    pub fn lacking(self, lacks: Option<String>) -> Self {
+        Self { lacks, ..self }
+    }
+
     /// A case that runs in the guest.
     #[must_use]
     pub fn guest(path: &str, options: Options, body: fn() -> Outcome) -> Self {
@@ -133,7 +144,7 @@ impl Case {
     }
 
     fn new(path: &str, needs: Needs, body: Body) -> Self {
-        Self { name: without_crate(path), needs, body, ignored: None, panics: None }
+        Self { name: without_crate(path), needs, lacks: None, body, ignored: None, panics: None }
     }
 
     /// The case, ignored unless it is asked for.

@@ -21,6 +21,7 @@ type Result<T> = std::result::Result<T, GuestError>;
 pub struct Guest {
     session: Session,
     disks: Vec<PathBuf>,
+    name: Option<String>,
 }
 
 /// What a command in the guest did.
@@ -35,8 +36,8 @@ pub struct Output {
 }
 
 impl Guest {
-    pub(super) fn new(session: Session, disks: Vec<PathBuf>) -> Self {
-        Self { session, disks }
+    pub(super) fn new(session: Session, disks: Vec<PathBuf>, name: Option<String>) -> Self {
+        Self { session, disks, name }
     }
 
     pub(super) fn session(&self) -> &Session {
@@ -63,6 +64,14 @@ impl Guest {
     /// from `/dev/hvc0`, and the other way round.
     pub fn console(&mut self) -> Option<&mut UnixStream> {
         self.session.console()
+    }
+
+    /// A connection to the machine's control socket, for a case that asked for one.
+    ///
+    /// # Errors
+    /// The case did not, or the machine does not answer.
+    pub fn control(&self) -> std::result::Result<kiln_vmm::control::Client, kiln_vmm::control::ClientError> {
+        kiln_vmm::control::Client::connect(self.name.as_deref().unwrap_or_default())
     }
 
     /// The host's file behind disk `index`.

@@ -10,10 +10,11 @@ use super::attempt::{End, attempt};
 use super::noise::Noise;
 use super::stage::Gone;
 use super::{Body, Case};
-use crate::agent::{AgentError, Command, ProcessEvent, Status};
+use crate::agent::{AgentError, Command, Process, ProcessEvent, Status};
 use crate::console::classify;
+use crate::evidence::{COMMAND_FILE, RunDirectory};
 use crate::guest;
-use crate::run::Session;
+use crate::run::{CommandPlan, Session};
 
 /// Names the case that a test binary, carried into a guest, is to run.
 pub(super) const GUEST_CASE: &str = "KILN_GUEST_CASE";
@@ -92,21 +93,22 @@ fn say(word: &Word) -> io::Result<()> {
     File::options().write(true).open(EVENTS)?.write_all(&line)
 }
 
-/// Runs the case `case` of the binary `own` in the guest of `session`.
-pub(super) fn run(session: &Session, own: &str, case: &str) -> Result<End, Gone> {
+/// Runs the case `case` of the binary `own` in the guest of `session`; `directory` is told what runs.
+pub(super) fn run(session: &Session, directory: &RunDirectory, own: &str, case: &str) -> Result<End, Gone> {
     let backtrace = std::env::var("RUST_BACKTRACE").unwrap_or_default();
+    let plan = CommandPlan {
+        argv: vec![own.to_owned()],
+        env: vec![(GUEST_CASE.to_owned(), case.to_owned()), ("RUST_BACKTRACE".to_owned(), backtrace)],
+        ..CommandPlan::default()
+    };
+    let command =
+        Command { argv: plan.argv.clone(), env: plan.env.clone(), events: true, ..Command::default() };
     let mut output = Output::default();
-    let status = follow(
-        session,
-        &mut output,
-        Command {
-            argv: vec![own.to_owned()],
-            env: vec![(GUEST_CASE.to_owned(), case.to_owned()), ("RUST_BACKTRACE".to_owned(), backtrace)],
-            cwd: None,
-            stdin: false,
-            events: true,
-        },
-    );
+    let status = session.client().exec(command).and_then(|process| {
+        // Evidence that can't be written (a full disk) must not change the outcome.
+        let _ = directory.json(COMMAND_FILE, &plan);
+        follow(session, &mut output, process)
+    });
     let mut said = String::from_utf8_lossy(&output.said).into_owned();
     if !said.is_empty() && !said.ends_with('\n') {
         said.push('\n');
@@ -143,8 +145,7 @@ impl Output {
     }
 }
 
-fn follow(session: &Session, output: &mut Output, command: Command) -> Result<Status, AgentError> {
-    let mut process = session.client().exec(command)?;
+fn follow(session: &Session, output: &mut Output, mut process: Process) -> Result<Status, AgentError> {
     let keep = |kept: &mut Vec<u8>, bytes: &[u8]| {
         kept.extend(bytes.iter().take(SAID_MAX.saturating_sub(kept.len())));
     };
@@ -163,7 +164,8 @@ fn follow(session: &Session, output: &mut Output, command: Command) -> Result<St
 fn last_words(session: &Session, own: &str, pid: u32) -> Result<String, AgentError> {
     let mut output = Output::default();
     let env = vec![(GUEST_LOG.to_owned(), "1".to_owned())];
-    follow(session, &mut output, Command { argv: vec![own.to_owned()], env, ..Command::default() })?;
+    let command = Command { argv: vec![own.to_owned()], env, ..Command::default() };
+    follow(session, &mut output, session.client().exec(command)?)?;
     let text = String::from_utf8_lossy(&output.said);
     let of_process = format!("[{pid}]");
     let lines = text.lines().filter(|line| line.contains(&of_process));

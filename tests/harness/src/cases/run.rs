@@ -133,6 +133,10 @@ fn gated(
         } else {
             decide(mode, gate::host_level(), case.needs)
         };
+        let decision = match (decision, &case.lacks) {
+            (Decision::Run, Some(why)) => Decision::Ignore(why.clone()),
+            (decision, _) => decision,
+        };
         let name = case.name.clone();
         let note = Ignored {
             suite: suite.to_owned(),
@@ -224,4 +228,24 @@ fn close(suite: &str, mode: Mode, conclusion: &Conclusion) {
     let ignored = conclusion.num_ignored;
     let could_not = if refused > 0 { format!(", {refused} could not run") } else { String::new() };
     say(&format!("{suite}: {ran} ran {on}{could_not}, {ignored} ignored"));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn case_whose_host_lacks_something_is_ignored_for_that() {
+        let case = || Case::host("tests::case", Needs::Nothing, || Ok(()));
+        let gated = |mode, case| {
+            let arguments = Arguments::default();
+            gated("suite", mode, vec![case], &arguments, &mut Pool::default(), &Arc::default())
+        };
+        let (trials, ignored) = gated(Mode::Auto, case().lacking(None));
+        assert!(ignored.is_empty() && !trials.iter().any(Trial::has_ignored_flag));
+        let (trials, ignored) = gated(Mode::Require, case().lacking(Some("a moon".to_owned())));
+        assert!(trials.iter().all(Trial::has_ignored_flag));
+        assert_eq!(ignored.iter().map(|case| case.cause).collect::<Vec<_>>(), [Cause::Gate]);
+        assert_eq!(ignored.iter().map(|case| case.reason.as_str()).collect::<Vec<_>>(), ["a moon"]);
+    }
 }

@@ -15,7 +15,9 @@ use super::{Disk, Guest, Options, Outcome, inside};
 use crate::agent::AgentError;
 use crate::console::sanitize;
 use crate::evidence::{RunDirectory, runs_root};
-use crate::run::{BodyEnd, Plan, Recipe, Report, Session, Task, execute_with};
+use crate::run::{
+    BodyEnd, Plan, Recipe, Report, Session, Task, execute_with, hold_of_environment, machine_name,
+};
 use crate::verdict::Verdict;
 
 /// A case's machine, its directory, and the disks that go with it.
@@ -57,6 +59,7 @@ fn stage(suite: &str, case: &str, options: &Options) -> Result<Stage, String> {
     };
     let mut machine = recipe.machine(&prepared.vmlinux, prepared.image.clone());
     machine.virtio_console = options.console;
+    machine.name = options.control.then(|| machine_name(directory.relative()));
     // Evidence that can't be written (a full disk) must not change the outcome.
     let _ = directory.json("machine.json", &machine);
     let plan = Plan {
@@ -65,6 +68,7 @@ fn stage(suite: &str, case: &str, options: &Options) -> Result<Stage, String> {
         task: Task::Boot,
         show_console: false,
         allow_warning: options.allow_warning,
+        hold: hold_of_environment(),
     };
     Ok(Stage {
         plan,
@@ -82,8 +86,9 @@ pub(super) fn in_guest(suite: &str, case: &str, options: &Options) -> End {
         Err(why) => return End::Failed(why),
     };
     let own = stage.own.to_string_lossy().into_owned();
-    perform(stage, |session| {
-        let ended = inside::run(&session, &own, case);
+    let directory = stage.directory.clone();
+    perform(stage, move |session| {
+        let ended = inside::run(&session, &directory, &own, case);
         (ended, session)
     })
 }
@@ -100,9 +105,9 @@ pub(super) fn with_guest(
         Ok(stage) => stage,
         Err(why) => return End::Failed(why),
     };
-    let disks = stage.disks.clone();
+    let (disks, name) = (stage.disks.clone(), stage.plan.machine.name.clone());
     perform(stage, |session| {
-        let mut guest = Guest::new(session, disks);
+        let mut guest = Guest::new(session, disks, name);
         let before = noise(guest.session());
         let mut ended = Ok(attempt(|| body(&mut guest), panics));
         let session = guest.into_session();

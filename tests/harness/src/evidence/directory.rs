@@ -13,6 +13,9 @@ use super::Sink;
 /// The environment variable that tells a process in the lab where its evidence is on the host outside.
 pub const EVIDENCE_ROOT: &str = "KILN_EVIDENCE_ROOT";
 
+/// The file of a run's directory that says what command runs in the guest; it is there once the command does.
+pub const COMMAND_FILE: &str = "command.json";
+
 /// Where the runs' directories are, given the cache's folder: outside, where this process is in the lab.
 #[must_use]
 pub fn runs_root(cache: &Path) -> PathBuf {
@@ -145,6 +148,15 @@ impl RunDirectory {
         self.append("failed", format!("{why}\n").as_bytes())
     }
 
+    /// Says that the run was interrupted, unless it has ended. Evidence that can't be written keeps nobody from ending.
+    pub fn interrupted(&self) {
+        let ended = |file| self.path().join(file).exists();
+        if !ended("passed") && !ended("failed") {
+            let _ = self.event("kiln", "error", "interrupted");
+            let _ = self.failed("interrupted");
+        }
+    }
+
     /// Removes the directory of a run that passed, unless `KILN_KEEP=1`.
     ///
     /// # Errors
@@ -256,6 +268,19 @@ mod tests {
         assert!(latest.join("started").exists());
         assert_eq!(fs::read(latest.join("console.log")).unwrap(), b"bytes\xff");
         assert!(!latest.join("passed").exists() && !latest.join("failed").exists());
+    }
+
+    #[test]
+    fn run_that_is_interrupted_says_so_unless_it_has_ended() {
+        let root = tempfile::tempdir().unwrap();
+        let run = RunDirectory::begin(root.path(), "suite", "case").unwrap();
+        run.interrupted();
+        run.interrupted();
+        assert_eq!(fs::read_to_string(run.path().join("failed")).unwrap(), "interrupted\n");
+        let run = RunDirectory::begin(root.path(), "suite", "case").unwrap();
+        run.passed().unwrap();
+        run.interrupted();
+        assert!(!run.path().join("failed").exists());
     }
 
     #[test]

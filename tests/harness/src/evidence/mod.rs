@@ -7,6 +7,6 @@ mod directory;
 mod relay;
 mod sink;
 
-pub use directory::{EVIDENCE_ROOT, RunDirectory, runs_root};
+pub use directory::{COMMAND_FILE, EVIDENCE_ROOT, RunDirectory, runs_root};
 pub use relay::Replay;
 pub use sink::{EVIDENCE_FD, Sink};

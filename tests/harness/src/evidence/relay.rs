@@ -5,7 +5,7 @@ use std::path::{Component, Path};
 
 use serde::{Deserialize, Serialize};
 
-use super::Sink;
+use super::{COMMAND_FILE, Sink};
 
 /// The longest header line that is taken.
 const HEADER_MAX: usize = 4096;
@@ -59,6 +59,7 @@ pub struct Replay {
     pending: Vec<u8>,
     /// What was appended to a `report.json`.
     report: Vec<u8>,
+    command_runs: bool,
     /// The first change that this machine refused.
     refused: Option<io::Error>,
 }
@@ -67,13 +68,25 @@ impl Replay {
     /// Replays into `root`.
     #[must_use]
     pub fn into_folder(root: &Path) -> Self {
-        Self { sink: Sink::Disk(root.to_owned()), pending: Vec::new(), report: Vec::new(), refused: None }
+        Self {
+            sink: Sink::Disk(root.to_owned()),
+            pending: Vec::new(),
+            report: Vec::new(),
+            command_runs: false,
+            refused: None,
+        }
     }
 
     /// The report that came by.
     #[must_use]
     pub fn report(&self) -> &[u8] {
         &self.report
+    }
+
+    /// Whether a command in the guest was said to run.
+    #[must_use]
+    pub fn command_runs(&self) -> bool {
+        self.command_runs
     }
 
     /// What kept evidence from being written, the first of it: a full disk must not change a verdict.
@@ -118,8 +131,10 @@ impl Replay {
             Header::Append { file, .. } => {
                 let bytes = rest[body..body + length].to_vec();
                 let done = self.sink.append(inside(&file)?, &bytes);
-                if file.ends_with("/report.json") {
-                    self.report.extend(bytes);
+                match file.rsplit('/').next() {
+                    Some("report.json") => self.report.extend(bytes),
+                    Some(COMMAND_FILE) => self.command_runs = true,
+                    _ => {}
                 }
                 done
             }

@@ -6,10 +6,10 @@ use kiln_rootfs::cache::Cache;
 use kiln_rootfs::progress::Progress;
 use kiln_vmm::config::Boot;
 
-use super::{Lab, LabError, LabSpec};
+use super::{Lab, LabError, LabSpec, line};
 use crate::agent::{Command, ProcessEvent};
 use crate::evidence::{EVIDENCE_FD, Replay, RunDirectory};
-use crate::run::{Plan, Report, TaskIo, pass_on};
+use crate::run::{Plan, Report, TaskIo, not_in_the_lab, pass_on};
 
 /// The word that makes this program carry out a plan which it finds in the lab.
 pub const INNER_PLAN: &str = "inner-plan";
@@ -33,6 +33,7 @@ pub fn execute(
     io: TaskIo<'_>,
     progress: &dyn Progress,
 ) -> Result<Report, LabError> {
+    not_in_the_lab();
     let program = std::env::current_exe().map_err(LabError::host("find this program"))?;
     let (inner, mut spec) = carried(plan);
     spec.programs.push(program.clone());
@@ -53,8 +54,9 @@ pub fn execute(
         ],
         env: vec![(EVIDENCE_FD.to_owned(), "3".to_owned())],
         cwd: None,
-        stdin: io.stdin.is_some(),
+        stdin: io.stdin.is_some() || io.line.is_some(),
         events: true,
+        terminal: None,
     };
     let outcome = follow(&lab, command, io, plan.show_console, &mut replay);
     let report: Option<Report> = serde_json::from_slice(replay.report()).ok();
@@ -73,6 +75,7 @@ pub fn execute(
 /// The plan as it reads inside, and what has to be carried in for it.
 fn carried(plan: &Plan) -> (Plan, LabSpec) {
     let mut inner = plan.clone();
+    inner.hold = false;
     let mut spec = LabSpec {
         guest_memory: plan.machine.memory,
         guard: plan.timeout.saturating_add(ALLOWANCE),
@@ -102,9 +105,17 @@ fn follow(
     replay: &mut Replay,
 ) -> Result<Result<Ended, LabError>, crate::agent::AgentError> {
     let mut process = lab.client().exec(command)?;
-    if let (Some(mut input), Some(mut stdin)) = (io.stdin.take(), process.take_stdin()) {
-        // Detached: a read of this process's own standard input can't be called back.
-        std::thread::spawn(move || std::io::copy(&mut input, &mut stdin));
+    let mut connected = None;
+    // Detached: a read of this process's own standard input can't be called back.
+    match (io.line.take(), io.stdin.take(), process.take_stdin()) {
+        (Some(line), _, Some(stdin)) => {
+            connected = Some(line.connected);
+            std::thread::spawn(move || line::send(line.input, stdin));
+        }
+        (None, Some(mut input), Some(mut stdin)) => {
+            std::thread::spawn(move || std::io::copy(&mut input, &mut stdin));
+        }
+        _ => {}
     }
     let mut console = io.console.take().filter(|_| show_console);
     let mut last_stderr = Vec::new();
@@ -125,6 +136,11 @@ fn follow(
             ProcessEvent::Events(bytes) => {
                 if let Err(source) = replay.feed(&bytes) {
                     return Ok(Err(LabError::Host { what: "keep the evidence".to_owned(), source }));
+                }
+                if replay.command_runs()
+                    && let Some(connected) = connected.take()
+                {
+                    connected();
                 }
             }
             ProcessEvent::Exited(status) => {

@@ -6,11 +6,13 @@
 mod carry;
 mod error;
 mod forward;
+mod line;
 mod machine;
 mod tests;
 
 pub use carry::{INNER_PLAN, execute};
 pub use error::LabError;
 pub use forward::Forward;
+pub use line::line_inside;
 pub use machine::{Lab, LabSpec};
 pub use tests::{GUEST_KERNEL, GUEST_MODULES, IN_LAB, run_tests};

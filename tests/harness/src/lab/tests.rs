@@ -16,7 +16,7 @@ use crate::agent::{AgentError, Command, ProcessEvent};
 use crate::cases::{BUILT, Built, CARGO, CARRIED, CONFIG, Cargo, Carried, build_sources};
 use crate::evidence::{EVIDENCE_FD, EVIDENCE_ROOT, Replay, runs_root};
 use crate::gate::MODE_VARIABLE;
-use crate::run::{Recipe, exit_status, pass_on, vmlinux_of};
+use crate::run::{Recipe, exit_status, not_in_the_lab, pass_on, vmlinux_of};
 
 /// Set in the lab's test binaries, so that they say which accelerator they ran on.
 pub const IN_LAB: &str = "KILN_IN_LAB";
@@ -43,6 +43,7 @@ pub fn run_tests(
     (out, err): (&mut dyn Write, &mut dyn Write),
     progress: &dyn Progress,
 ) -> Result<Vec<u8>, LabError> {
+    not_in_the_lab();
     let cargo = cargo_of(binaries, arguments)?;
     let mut spec = LabSpec { programs: binaries.to_vec(), guard: SUITE_LIMIT, ..LabSpec::default() };
     spec.guest_memory = spec.guest_memory.max(cargo.memory_mib.saturating_add(MACHINE_MIB) << 20);
@@ -99,7 +100,8 @@ pub fn run_tests(
     for binary in binaries {
         let mut argv = vec![binary.to_string_lossy().into_owned()];
         argv.extend_from_slice(arguments);
-        let command = Command { argv, env: env.clone(), cwd: None, stdin: false, events: true };
+        let command =
+            Command { argv, env: env.clone(), cwd: None, stdin: false, events: true, terminal: None };
         match follow(&lab, command, (out, err), &mut replay) {
             Ok(Ok(status)) => statuses.push(status),
             Ok(Err(source)) => return Err(LabError::Host { what: "keep the evidence".to_owned(), source }),

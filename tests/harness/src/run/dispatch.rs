@@ -94,18 +94,26 @@ pub enum DispatchError {
     Directory(#[source] std::io::Error),
 }
 
-/// Carries out `plan` by the accelerator of `choice`, as a run of `case` in `suite`.
+/// A run that can begin: it has its accelerator and its directory.
+#[derive(Debug)]
+pub struct Prepared<'a> {
+    cache: &'a Cache,
+    plan: Plan,
+    accel: Accel,
+    runs: PathBuf,
+    directory: Arc<RunDirectory>,
+}
+
+/// Prepares a run of `plan` by the accelerator of `choice`, as `case` in `suite`.
 ///
 /// # Errors
-/// What was asked for makes no run: see [`DispatchError`]; nothing is left of it. All else is in the report.
-pub fn dispatch(
-    cache: &Cache,
+/// What was asked for makes no run: see [`DispatchError`]; nothing is left of it.
+pub fn prepare<'a>(
+    cache: &'a Cache,
     plan: &Plan,
     choice: AccelChoice,
     (suite, case): (&str, &str),
-    io: TaskIo<'_>,
-    progress: &dyn Progress,
-) -> Result<Done, DispatchError> {
+) -> Result<Prepared<'a>, DispatchError> {
     let accel = choose(choice, gate::host_level()).map_err(DispatchError::Accel)?;
     cache.make_room();
     let asked_for = &plan.machine;
@@ -116,14 +124,29 @@ pub fn dispatch(
     let directory = Arc::new(RunDirectory::begin(&runs, suite, case).map_err(DispatchError::Directory)?);
     // As it was asked for: the lab sees the same under other paths.
     let _ = directory.json("machine.json", asked_for);
-    let report = match accel {
-        Accel::Kvm => execute(&plan, &directory, io),
-        Accel::Lab => match lab::execute(cache, &plan, &runs, &directory, io, progress) {
-            Ok(report) => report,
-            Err(error) => given_up(&directory, chain(&error)),
-        },
-    };
-    Ok(Done { report, accel: Some(accel), directory: directory.path() })
+    Ok(Prepared { cache, plan, accel, runs, directory })
+}
+
+impl Prepared<'_> {
+    /// The run's directory.
+    #[must_use]
+    pub fn directory(&self) -> &Arc<RunDirectory> {
+        &self.directory
+    }
+
+    /// Carries it out; all that goes wrong is in the report.
+    #[must_use]
+    pub fn carry_out(self, io: TaskIo<'_>, progress: &dyn Progress) -> Done {
+        let Self { cache, plan, accel, runs, directory } = self;
+        let report = match accel {
+            Accel::Kvm => execute(&plan, &directory, io),
+            Accel::Lab => match lab::execute(cache, &plan, &runs, &directory, io, progress) {
+                Ok(report) => report,
+                Err(error) => given_up(&directory, chain(&error)),
+            },
+        };
+        Done { report, accel: Some(accel), directory: directory.path() }
+    }
 }
 
 /// The plan with the ELF of its kernel in the kernel's place: decompressed here, where it is kept for the next

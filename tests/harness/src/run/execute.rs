@@ -8,17 +8,20 @@ use std::time::{Duration, Instant};
 
 use kiln_rootfs::kernel::check::need;
 use kiln_vmm::chain;
+use kiln_vmm::config::MachineConfig;
 use kiln_vmm::dump::VcpuDump;
 use kiln_vmm::machine::{ConsoleEnd, Ended, Machine, MachineError, MachineIo, Running};
 use kiln_vmm::outcome::Outcome;
 
+use super::hold::{Hold, machine_name};
 use super::judge::{Facts, TaskState, judge};
 use super::plan::{Plan, Task};
 use super::report::{Assertion, Report};
 use super::session::{BodyEnd, Parts, Session, Wishes};
 use super::task::{Body, Progress, TaskIo, hand_over, perform};
 use super::typist::Typist;
-use crate::console::Console;
+use crate::agent::AgentError;
+use crate::console::{Console, sanitize};
 use crate::evidence::RunDirectory;
 use crate::verdict::Verdict;
 
@@ -49,7 +52,7 @@ pub(crate) fn execute_with(
     body: impl FnOnce(Session) -> (BodyEnd, Session) + Send,
 ) -> Report {
     let (mut out, mut err) = (io::sink(), io::sink());
-    let io = TaskIo { stdin: None, stdout: &mut out, stderr: &mut err, console: None };
+    let io = TaskIo { stdin: None, stdout: &mut out, stderr: &mut err, console: None, line: None };
     carry_out(plan, directory, io, Some(Box::new(body)))
 }
 
@@ -76,8 +79,10 @@ fn carry_out(plan: &Plan, directory: &Arc<RunDirectory>, io: TaskIo<'_>, body: O
 struct Shared {
     console: Arc<Mutex<Console>>,
     typist: Arc<Typist>,
-    /// Set before the machine is stopped by us for another reason than its limit.
+    /// Set before the machine is stopped by us, or by whoever looks at it, for another reason than its limit.
     stopped_early: AtomicBool,
+    /// If the machine is left running where its run fails.
+    hold: Option<Hold>,
 }
 
 fn run(
@@ -92,11 +97,17 @@ fn run(
         Task::Console { prompt } => prompt.as_deref(),
         _ => None,
     }));
-    let shared = Arc::new(Shared { console: Arc::default(), typist, stopped_early: AtomicBool::new(false) });
+    let mut config = plan.machine.clone();
+    if plan.hold {
+        config.name.get_or_insert_with(|| machine_name(directory.relative()));
+    }
+    let hold = config.name.clone().filter(|_| plan.hold).map(Hold::new);
+    let shared =
+        Arc::new(Shared { console: Arc::default(), typist, stopped_early: AtomicBool::new(false), hold });
     let (turns, next) = mpsc::channel::<Parts>();
     let wishes = body.is_some().then(|| Arc::new(Wishes::new(next, shared.console.clone())));
     let mut echo = if plan.show_console { io.console.take() } else { None };
-    let mut begin = || start(plan, &shared, wishes.as_ref(), directory, echo.take());
+    let mut begin = || start(&config, &shared, wishes.as_ref(), directory, echo.take());
 
     let began = Instant::now();
     let deadline = began + plan.timeout;
@@ -110,6 +121,7 @@ fn run(
     let mut progress = Progress::default();
     let ended = std::thread::scope(|scope| {
         let (machine_ended, watch_end) = mpsc::channel::<()>();
+        let (limit_ended, watch_limit) = mpsc::channel::<()>();
         let (progress, io, shared) = (&mut progress, &mut io, &shared);
         let wishes = wishes.as_ref();
         if parts.port.is_some() {
@@ -118,9 +130,17 @@ fn run(
                 _ => attend(&plan.task, parts, directory, io, progress, shared, &watch_end),
             });
         }
+        if let Some(hold) = &shared.hold {
+            scope.spawn(move || {
+                if watch_limit.recv_timeout(plan.timeout) == Err(mpsc::RecvTimeoutError::Timeout) {
+                    hold.tell(&format!("no end within {:?}", plan.timeout));
+                }
+            });
+        }
         let mut running = running;
         let ended = loop {
             let ended = running.wait(Some(deadline));
+            note_losses(directory, &ended);
             let Some(wishes) = wishes else { break Ok(ended) };
             wishes.search.end();
             if !wishes.take_again() || Instant::now() >= deadline {
@@ -141,6 +161,7 @@ fn run(
                 Err(error) => break Err(error),
             }
         };
+        drop(limit_ended);
         shared.typist.end();
         drop((machine_ended, turns));
         ended
@@ -151,9 +172,22 @@ fn run(
     Ok((report(plan, &shared, &ended, cut, progress, began), ended.dumps))
 }
 
-/// Starts the plan's machine: the one place where that is done.
+/// Notes what the machine's devices had no room for.
+fn note_losses(directory: &RunDirectory, ended: &Ended) {
+    for lost in &ended.lost {
+        let _ = directory.event("vmm", "warning", &lost.to_string());
+    }
+}
+
+/// The first of what failed, in words.
+fn failure(progress: &Progress) -> Option<String> {
+    let failed = progress.assertions.iter().find(|assertion| !assertion.ok)?;
+    Some(format!("{} failed", sanitize(failed.name.as_bytes())))
+}
+
+/// Starts a machine of the plan's make: the one place where that is done.
 fn start(
-    plan: &Plan,
+    config: &MachineConfig,
     shared: &Arc<Shared>,
     wishes: Option<&Arc<Wishes>>,
     directory: &Arc<RunDirectory>,
@@ -168,15 +202,22 @@ fn start(
     });
     let mut far_ends = Vec::new();
     let mut port = None;
-    for _ in &plan.machine.ports {
+    for _ in &config.ports {
         let (near, far) = UnixStream::pair().map_err(MachineError::Io)?;
         far_ends.push(far);
         port.get_or_insert(near);
     }
-    let (console, console_end) = console_ends(plan.machine.virtio_console && wishes.is_some())?;
-    let machine = Machine::new(&plan.machine, MachineIo { serial, console: console_end, ports: far_ends })?;
+    let (console, console_end) = console_ends(config.virtio_console && wishes.is_some())?;
+    let mut machine = Machine::new(config, MachineIo { serial, console: console_end, ports: far_ends })?;
+    machine.tell_unclaimed({
+        let directory = directory.clone();
+        move |report| report.lines().for_each(|line| drop(directory.event("vmm", "info", &line)))
+    });
     let running = machine.start()?;
     let machine = running.controller();
+    if shared.hold.is_some() {
+        Hold::keep(&machine);
+    }
     Ok((running, Parts { port, console, machine }))
 }
 
@@ -201,7 +242,14 @@ fn attend(
     watch_end: &mpsc::Receiver<()>,
 ) {
     let Some(port) = parts.port.filter(|_| *task != Task::Watch) else { return };
-    match perform(task, port, directory, io, progress) {
+    let came = perform(task, port, directory, io, progress);
+    if let (Some(hold), Ok(Some(_)), Some(why)) = (&shared.hold, &came, failure(progress)) {
+        shared.stopped_early.store(true, Ordering::SeqCst);
+        hold.tell(&why);
+        let _ended = watch_end.recv();
+        return;
+    }
+    match came {
         // It is typed to, and ends by itself.
         Ok(Some(_client))
             if matches!(task, Task::Console { .. }) && shared.typist.has_anything() != Some(false) =>
@@ -212,12 +260,21 @@ fn attend(
         }
         Ok(Some(client)) => drop(client.power_off()),
         Ok(None) => {}
-        Err(error) => drop(directory.event("agent", "error", &chain(&error))),
+        Err(error) => {
+            // A guest whose agent broke its word was not powered off by who sat there.
+            progress.runs &= matches!(error, AgentError::Lost);
+            drop(directory.event("agent", "error", &chain(&error)));
+        }
     }
     // A guest that does not end by itself is stopped; until then its console is still read, so that a panic
     // which follows the agent's death is not lost.
     if watch_end.recv_timeout(GRACE) == Err(mpsc::RecvTimeoutError::Timeout) {
         shared.stopped_early.store(true, Ordering::SeqCst);
+        if let Some(hold) = &shared.hold {
+            hold.tell("the guest does not end");
+            let _ended = watch_end.recv();
+            return;
+        }
         parts.machine.stop();
     }
 }
@@ -235,6 +292,13 @@ fn attend_body(
     match hand_over(body, parts, wishes, directory, progress) {
         Ok(session) => {
             machine = session.machine().clone();
+            let stands = !progress.gone && !session.power_is_cut();
+            if let (Some(hold), true, Some(why)) = (&shared.hold, stands, failure(progress)) {
+                shared.stopped_early.store(true, Ordering::SeqCst);
+                hold.tell(&why);
+                wishes.wait_for_end();
+                return;
+            }
             // A case's guest has nothing that a body which is through still wants written.
             let _gone = session.client().power_off();
         }
@@ -242,6 +306,11 @@ fn attend_body(
     }
     if !wishes.ends_within(GRACE) {
         shared.stopped_early.store(true, Ordering::SeqCst);
+        if let Some(hold) = &shared.hold {
+            hold.tell("the guest does not end");
+            wishes.wait_for_end();
+            return;
+        }
         machine.stop();
     }
 }
@@ -255,7 +324,9 @@ fn report(
     began: Instant,
 ) -> Report {
     let typed_to = matches!(plan.task, Task::Console { .. }) && shared.typist.has_anything() == Some(true);
-    if (plan.task == Task::Watch || typed_to)
+    // Whoever sits at a terminal in the guest may power it off.
+    let sat_at = plan.has_terminal() && progress.runs;
+    if (plan.task == Task::Watch || typed_to || (sat_at && !progress.done))
         && matches!(ended.outcome, Outcome::PowerOff | Outcome::DebugExit { value: 0 })
     {
         progress.assertions.push(Assertion {
@@ -279,11 +350,16 @@ fn report(
     let task = match (&plan.task, progress.done) {
         (Task::Watch, _) => TaskState::Watched,
         (Task::Console { .. }, false) if typed_to => TaskState::Watched,
+        (Task::Command(_), false) if sat_at && ended.outcome == Outcome::PowerOff => TaskState::Watched,
         (_, true) => TaskState::Done { run: progress.assertions.len(), failed },
         (_, false) => TaskState::Lost { failed },
     };
     let verdict = judge(&Facts { console: &console, outcome, task, silent, timeout: plan.timeout });
     let error = match verdict {
+        // Before what its assertions say: they were not all made.
+        _ if let Outcome::Unclaimed(access) = &ended.outcome => {
+            Some(format!("the machine is strict: {access}"))
+        }
         Verdict::Vmm => Some(format!("the machine failed: {:?}", ended.outcome)),
         Verdict::Untestable => Some(console.no_port.as_ref().map_or_else(
             || "no assertion ran".to_owned(),

@@ -43,6 +43,8 @@ pub(super) fn judge(facts: &Facts<'_>) -> Verdict {
     match facts.outcome {
         Outcome::TripleFault { .. } => return Verdict::TripleFault,
         Outcome::Halted => return Verdict::Halted,
+        // The host's assertion on the guest.
+        Outcome::Unclaimed(_) => return Verdict::Assertion,
         Outcome::Panicked => return Verdict::Panic,
         Outcome::FailEntry { .. }
         | Outcome::InternalError { .. }
@@ -78,6 +80,9 @@ fn unfinished(facts: &Facts<'_>) -> Verdict {
 
 #[cfg(test)]
 mod tests {
+    use kiln_vmm::config::BusKind;
+    use kiln_vmm::machine::UnclaimedAccess;
+
     use super::*;
 
     const LIMIT: Duration = Duration::from_secs(10);
@@ -99,6 +104,16 @@ mod tests {
             verdict(Outcome::PowerOff, TaskState::Done { run: 0, failed: 0 }, None),
             Verdict::Untestable
         );
+    }
+
+    #[test]
+    fn access_to_nothing_on_a_strict_machine_is_a_failed_assertion() {
+        let access = UnclaimedAccess { cpu: None, bus: BusKind::Pio, write: true, address: 0xb00, width: 1 };
+        let outcome = Outcome::Unclaimed(access);
+        for task in [TaskState::Done { run: 3, failed: 0 }, TaskState::Lost { failed: 0 }, TaskState::Watched]
+        {
+            assert_eq!(verdict(outcome.clone(), task, None), Verdict::Assertion);
+        }
     }
 
     #[test]

@@ -5,7 +5,9 @@
 
 mod dispatch;
 mod execute;
+mod hold;
 mod judge;
+mod line;
 mod plan;
 mod recipe;
 mod report;
@@ -15,9 +17,12 @@ mod told;
 mod typist;
 mod vmlinux;
 
-pub use dispatch::{Accel, AccelChoice, DispatchError, Done, choose, dispatch};
+pub use dispatch::{Accel, AccelChoice, DispatchError, Done, Prepared, choose, prepare};
 pub use execute::execute;
 pub(crate) use execute::execute_with;
+pub use hold::{HOLD, hold_of_environment};
+pub(crate) use hold::{machine_name, not_in_the_lab};
+pub use line::{Line, TerminalInput};
 pub use plan::{CommandPlan, Plan, Task, cmdline};
 pub use recipe::Recipe;
 pub use report::{Assertion, Report};

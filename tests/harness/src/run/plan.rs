@@ -5,6 +5,8 @@ use std::time::Duration;
 use kiln_vmm::config::MachineConfig;
 use serde::{Deserialize, Serialize};
 
+use crate::agent::TerminalSize;
+
 /// A run with every choice made.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Plan {
@@ -19,6 +21,17 @@ pub struct Plan {
     /// Whether what the kernel reports short of a panic is no verdict.
     #[serde(default)]
     pub allow_warning: bool,
+    /// Whether a machine whose run fails is left running until somebody ends it.
+    #[serde(default)]
+    pub hold: bool,
+}
+
+impl Plan {
+    /// Whether a command runs on a terminal in the guest.
+    #[must_use]
+    pub fn has_terminal(&self) -> bool {
+        matches!(&self.task, Task::Command(CommandPlan { terminal: Some(_), .. }))
+    }
 }
 
 /// What happens in the guest.
@@ -51,6 +64,9 @@ pub struct CommandPlan {
     pub env: Vec<(String, String)>,
     /// Its working directory; the root folder if none is given.
     pub cwd: Option<String>,
+    /// The size of its terminal's window, if it runs on a terminal.
+    #[serde(default)]
+    pub terminal: Option<TerminalSize>,
 }
 
 /// The kernel's command line: what every guest needs, then what the caller adds.

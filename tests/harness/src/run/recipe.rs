@@ -92,7 +92,13 @@ impl Recipe {
     pub fn kernel(&self, cache: &Cache, progress: &dyn Progress) -> Result<KernelFiles, kiln_rootfs::Error> {
         match &self.kernel {
             Some(name) => kernel::find(cache, name, self.modules_dir.as_deref(), progress),
-            None => kernel::fetch(cache, None, progress),
+            None => {
+                // A guest without its agent is of no use: what lacks for that is told before anything is fetched.
+                if self.initrd.is_none() {
+                    agent::build(cache, progress)?;
+                }
+                kernel::fetch(cache, None, progress)
+            }
         }
     }
 
@@ -188,6 +194,7 @@ impl Recipe {
             task,
             show_console: false,
             allow_warning: false,
+            hold: super::hold_of_environment(),
         })
     }
 

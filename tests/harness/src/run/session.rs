@@ -64,6 +64,11 @@ impl Wishes {
         !matches!(next.recv_timeout(time), Err(mpsc::RecvTimeoutError::Timeout))
     }
 
+    /// Waits until the last machine has ended, however long that takes.
+    pub(super) fn wait_for_end(&self) {
+        while self.next().is_some() {}
+    }
+
     /// The machine that takes the last one's place; none if there will be no other.
     fn next(&self) -> Option<Parts> {
         self.next.lock().unwrap_or_else(PoisonError::into_inner).recv().ok()
@@ -133,7 +138,7 @@ impl Session {
         self.wishes.cut.store(true, Ordering::SeqCst);
         self.parts.machine.stop();
         // No other was asked for: the channel is closed when the machine has ended.
-        while self.wishes.next().is_some() {}
+        self.wishes.wait_for_end();
     }
 
     /// Ends the machine as its reset line would, and boots another of the same make on the same disks.

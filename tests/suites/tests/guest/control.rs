@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use kiln::agent::{Command, Process};
 use kiln::cases::Guest;
+use kiln::vmm::control::protocol::{Dump, Request, Stats, Status};
 use kiln::vmm::machine::{Controller, MachineState};
 use kiln::{fixtures, vm_test};
 
@@ -71,6 +72,39 @@ fn pause_holds_a_counter_still_and_resume_goes_on(guest: &mut Guest) -> Result {
         }
         machine.resume()?;
     }
+    Ok(())
+}
+
+#[vm_test(control = true)]
+fn sysrq_over_the_control_socket_is_obeyed_by_the_console(guest: &mut Guest) -> Result {
+    let mut control = guest.control()?;
+    let level = |guest: &Guest| -> Result<Option<String>> {
+        Ok(read(guest, "/proc/sys/kernel/printk")?.split_whitespace().next().map(str::to_owned))
+    };
+    for key in ['7', '4'] {
+        control.ask(Request::Sysrq { key })?;
+        wait_for("the console's level is what was asked for", || Ok(level(guest)? == Some(key.to_string())))?;
+    }
+    Ok(())
+}
+
+#[vm_test(cpus = 2, control = true)]
+fn clients_pause_dump_and_resume_a_guest(guest: &mut Guest) -> Result {
+    let _busy = keep_busy(guest, 1)?;
+    let mut control = guest.control()?;
+    control.ask(Request::Pause { owner: None })?;
+    let held = registers(guest.machine())?;
+    let dump: Dump = control.ask_for(Request::Dump {})?;
+    assert_eq!(dump.vcpus.len(), 2);
+    let rips: Vec<u64> = dump.vcpus.iter().map(|vcpu| vcpu.registers.rip).collect();
+    assert_eq!(rips, held.iter().map(|[rip, ..]| *rip).collect::<Vec<_>>());
+    assert_eq!(registers(guest.machine())?, held);
+    let stats: Stats = control.ask_for(Request::Stats {})?;
+    assert!(stats.devices.contains_key("COM1") && stats.vcpus.iter().all(|exits| *exits > 0), "{stats:?}");
+    control.ask(Request::Resume { owner: None })?;
+    assert!(read(guest, "/proc/version")?.starts_with("Linux"));
+    let status: Status = control.ask_for(Request::Status {})?;
+    assert_eq!((status.state, status.cpus, status.memory), (MachineState::Running, 2, 256 << 20));
     Ok(())
 }
 

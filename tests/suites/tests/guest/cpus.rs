@@ -37,6 +37,13 @@ fn both_processors_come_online() -> io::Result<()> {
     Ok(())
 }
 
+#[guest_test(cpus = 4, timeout = 300)]
+fn four_processors_come_online_and_run() -> io::Result<()> {
+    assert_eq!(cpu("online")?, "0-3");
+    assert_eq!(thread::available_parallelism()?.get(), 4);
+    Ok(())
+}
+
 #[guest_test(cpus = 3)]
 fn no_more_processors_are_possible_than_there_are() -> io::Result<()> {
     assert_eq!((cpu("possible")?, cpu("present")?), ("0-2".to_owned(), "0-2".to_owned()));

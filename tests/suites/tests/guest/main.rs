@@ -4,6 +4,7 @@ mod blocks;
 mod control;
 mod cpus;
 mod disk;
+mod gdb;
 mod interrupts;
 mod kernel;
 mod memory;
@@ -11,6 +12,7 @@ mod port;
 mod ports;
 mod power;
 mod registers;
+mod terminal;
 mod time;
 mod virtio;
 

@@ -12,9 +12,11 @@ use kiln::protocol::probe::{
 };
 
 const PAGE: usize = 4096;
+/// Where the hole for devices begins, and where memory goes on.
+const HOLE: u64 = 0xd000_0000;
+const HOLE_END: u64 = 1 << 32;
 
-/// A page of this process, and where it is in the guest's physical address space
-/// (Documentation/admin-guide/mm/pagemap.rst).
+/// A page of this process, and where it is in the guest's physical address space.
 struct Page {
     memory: Vec<u8>,
     from: usize,
@@ -23,23 +25,30 @@ struct Page {
 
 impl Page {
     fn filled_with(byte: u8) -> io::Result<Self> {
-        /// The frame's number in an entry, and the bit that says that it is there.
-        const FRAME: u64 = (1 << 55) - 1;
-        const PRESENT: u64 = 1 << 63;
         let memory = vec![byte; 2 * PAGE];
         let from = memory.as_ptr().align_offset(PAGE);
-        let page = (memory.as_ptr().addr() + from) / PAGE;
-        let mut entry = [0; 8];
-        let offset = u64::try_from(page * entry.len()).map_err(io::Error::other)?;
-        File::open("/proc/self/pagemap")?.read_exact_at(&mut entry, offset)?;
-        let entry = u64::from_le_bytes(entry);
-        assert!(entry & PRESENT != 0, "the page is not there: {entry:#x}");
-        Ok(Self { memory, from, address: (entry & FRAME) * 4096 })
+        let address = frame(memory.as_ptr().addr() + from)? * 4096;
+        Ok(Self { memory, from, address })
     }
 
     fn bytes(&self) -> &[u8] {
         &self.memory[self.from..self.from + PAGE]
     }
+}
+
+/// The guest-physical page that is at an address of this process (Documentation/admin-guide/mm/pagemap.rst).
+fn frame(address: usize) -> io::Result<u64> {
+    /// The frame's number in an entry, and the bit that says that it is there.
+    const FRAME: u64 = (1 << 55) - 1;
+    const PRESENT: u64 = 1 << 63;
+    let mut entry = [0; 8];
+    let offset = u64::try_from(address / PAGE * entry.len()).map_err(io::Error::other)?;
+    File::open("/proc/self/pagemap")?.read_exact_at(&mut entry, offset)?;
+    let entry = u64::from_le_bytes(entry);
+    if entry & PRESENT == 0 {
+        return Err(io::Error::other(format!("the page is not there: {entry:#x}")));
+    }
+    Ok(entry & FRAME)
 }
 
 fn bank() -> io::Result<Mmio> {
@@ -68,19 +77,56 @@ fn ranges(name: &str) -> io::Result<Vec<(u64, u64)>> {
         .collect()
 }
 
-#[guest_test(memory = "512M")]
-fn memory_is_what_was_asked_for() -> io::Result<()> {
+/// Looks whether the guest has `size` bytes, and has them where they are.
+fn memory_is(size: u64) -> io::Result<()> {
     let text = fs::read_to_string("/proc/meminfo")?;
     let total = text.lines().find_map(|line| line.strip_prefix("MemTotal:")).unwrap_or_default();
-    let kib: u64 = total.trim().trim_end_matches(" kB").parse().map_err(io::Error::other)?;
-    assert!((400 << 10..=512 << 10).contains(&kib), "{kib} KiB");
+    let total: u64 = total.trim().trim_end_matches(" kB").parse().map_err(io::Error::other)?;
+    // The kernel keeps a part for itself: 1/64 for its page structures, and some more.
+    let least = (size - size / 16 - (64 << 20)) >> 10;
+    assert!((least..=size >> 10).contains(&total), "{total} KiB");
+
+    let ram = ranges("System RAM")?;
+    let end_below = ram.iter().filter(|(first, _)| *first < HOLE_END).map(|(_, last)| last + 1).max();
+    assert_eq!(end_below, Some(size.min(HOLE)), "{ram:x?}");
+    let above: Vec<_> = ram.iter().copied().filter(|(first, _)| *first >= HOLE_END).collect();
+    match size.checked_sub(HOLE).filter(|rest| *rest > 0) {
+        Some(rest) => assert_eq!(above, [(HOLE_END, HOLE_END + rest - 1)], "{ram:x?}"),
+        None => assert!(above.is_empty(), "{ram:x?}"),
+    }
     Ok(())
 }
 
+// The host has less than some of these: what is not touched is not there.
 #[guest_test(memory = "320M")]
-fn ram_ends_where_it_was_to() -> io::Result<()> {
-    let last = ranges("System RAM")?.into_iter().map(|(_, last)| last).max();
-    assert_eq!(last, Some((320 << 20) - 1));
+fn memory_of_320_mib_is_all_there() -> io::Result<()> {
+    memory_is(320 << 20)
+}
+
+#[guest_test(memory = "512M")]
+fn memory_of_512_mib_is_all_there() -> io::Result<()> {
+    memory_is(512 << 20)
+}
+
+#[guest_test(memory = "3G", timeout = 300)]
+fn memory_of_3_gib_is_all_there_below_the_hole() -> io::Result<()> {
+    memory_is(3 << 30)
+}
+
+#[guest_test(memory = "5G", timeout = 300)]
+fn memory_of_5_gib_is_there_on_both_sides_of_the_hole() -> io::Result<()> {
+    memory_is(5 << 30)?;
+    // The kernel gives away its highest memory first.
+    let mut pages = vec![0u8; 4 << 20];
+    for (page, byte) in (0u32..).zip(pages.iter_mut().step_by(PAGE)) {
+        *byte = page.to_le_bytes()[0] | 1;
+    }
+    let above = pages.chunks(PAGE).filter_map(|page| frame(page.as_ptr().addr()).ok());
+    let above = above.filter(|frame| *frame >= HOLE_END / 4096).count();
+    assert!(above > 0, "no page lies above 4 GiB");
+    for (page, byte) in (0u32..).zip(pages.iter().step_by(PAGE)) {
+        assert_eq!(*byte, page.to_le_bytes()[0] | 1, "page {page}");
+    }
     Ok(())
 }
 

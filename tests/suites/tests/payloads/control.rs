@@ -9,13 +9,15 @@ use kiln::fixtures::{self, Payload};
 use kiln::gate::Needs;
 use kiln::vmm::config::{Boot, CPUS_MAX, CpuMode, MachineConfig};
 use kiln::vmm::kvm::KvmError;
-use kiln::vmm::machine::{Controller, Ended, Machine, MachineError, MachineIo, MachineState};
+use kiln::vmm::machine::{Controller, Ended, Machine, MachineError, MachineIo, MachineState, Owner};
 use kiln::vmm::outcome::Outcome;
 
 pub(super) type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 /// Far more than any of these takes on a busy host.
 const LIMIT: Duration = Duration::from_secs(60);
+/// How long a machine has that is looked at beyond its time.
+const GLIMPSE: Duration = Duration::from_millis(100);
 /// `KVM_MP_STATE_HALTED`.
 const HALTED: u32 = 3;
 
@@ -29,16 +31,19 @@ static CONTROL: fn() -> Vec<Case> = || {
     vec![
         case("pause_holds_a_spinning_vcpu_still", pause_holds_a_spinning_vcpu_still),
         case("pause_holds_a_halting_vcpu_still", pause_holds_a_halting_vcpu_still),
+        case("machine_held_by_two_goes_on_when_both_have_let_go", machine_held_by_two),
+        case("deadline_waits_for_those_who_look_at_a_machine", deadline_waits),
         case("paused_machine_can_be_stopped", paused_machine_can_be_stopped),
         case("machine_paused_before_its_start_has_not_moved", machine_paused_before_its_start_has_not_moved),
         case("nmi_reaches_a_halting_vcpu", nmi_reaches_a_halting_vcpu),
         case("nmi_of_a_paused_machine_waits_for_its_resume", nmi_of_a_paused_machine_waits_for_its_resume),
+        case("nmi_waits_while_the_guest_masks_them", nmi_waits_for_the_guest),
         case("ended_machine_takes_no_work", ended_machine_takes_no_work),
         case("as_many_vcpus_as_there_can_be_answer_and_pause", as_many_vcpus_as_there_can_be),
     ]
 };
 
-fn payload(name: &str) -> Result<&'static Payload> {
+pub(super) fn payload(name: &str) -> Result<&'static Payload> {
     Ok(fixtures::by_name(name).ok_or_else(|| io::Error::other(format!("no payload {name}")))?)
 }
 
@@ -151,6 +156,49 @@ fn pause_holds_a_halting_vcpu_still() -> Result<()> {
     expect(&ended, &Outcome::Stopped)
 }
 
+fn machine_held_by_two() -> Result<()> {
+    let (one, two) = (Owner::new("one"), Owner::new("two"));
+    let ended = with(machine("count")?, |machine| {
+        machine.hold(&one)?;
+        machine.hold(&two)?;
+        let held = rax(machine)?;
+        machine.release(&two)?;
+        machine.resume()?;
+        assert_eq!((machine.state(), machine.holders()), (MachineState::Paused, vec!["one".to_owned()]));
+        assert_eq!(rax(machine)?, held);
+        machine.release(&one)?;
+        moved(machine, held)?;
+        machine.stop();
+        Ok(())
+    })?;
+    expect(&ended, &Outcome::Stopped)
+}
+
+/// A machine whose deadline passes while it is held goes on afterwards; one that nobody looks at ends in time. How late
+/// whoever waits for it comes makes no difference: it is held from before its deadline was set.
+fn deadline_waits() -> Result<()> {
+    for (owner, waits) in [(Owner::new("gdb"), true), (Owner::new("ci").with_running_deadline(), false)] {
+        let machine = machine("count")?;
+        let controller = machine.controller();
+        controller.hold(&owner)?;
+        let running = machine.start()?;
+        let deadline = Instant::now() + GLIMPSE;
+        let until = deadline + if waits { 5 * GLIMPSE } else { LIMIT };
+        let looker = std::thread::spawn(move || {
+            while controller.state() == MachineState::Paused && Instant::now() < until {
+                std::thread::yield_now();
+            }
+            let state = controller.state();
+            let _ended = controller.release(&owner);
+            state
+        });
+        expect(&running.wait(Some(deadline)), &Outcome::Stopped)?;
+        let state = looker.join().map_err(|_| "the looker panicked")?;
+        assert_eq!(state == MachineState::Paused, waits, "{state:?}");
+    }
+    Ok(())
+}
+
 fn paused_machine_can_be_stopped() -> Result<()> {
     let ended = with(machine("count")?, |machine| {
         machine.pause()?;
@@ -194,6 +242,46 @@ fn nmi_of_a_paused_machine_waits_for_its_resume() -> Result<()> {
         assert_eq!(machine.state(), MachineState::Paused);
         Ok(machine.resume()?)
     })?;
+    expect(&ended, &Outcome::TripleFault { cpu: 0 })
+}
+
+/// A guest that masks NMIs at the clock's index port counts on, whatever comes, until it opens the port again.
+fn nmi_waits_for_the_guest() -> Result<()> {
+    let code = vec![
+        0x31, 0xd2, // xor edx, edx
+        0xb0, 0x80, 0xe6, 0x70, // mov al, 0x80; out 0x70, al: masked
+        0x48, 0xff, 0xc1, // inc rcx
+        0x48, 0x85, 0xd2, // test rdx, rdx
+        0x74, 0xf8, // je back to the inc
+        0x30, 0xc0, 0xe6, 0x70, // xor al, al; out 0x70, al: open
+        0x48, 0xff, 0xc3, 0xeb, 0xfb, // inc rbx, and so on, if nothing comes
+    ];
+    let boot = Boot::Flat { code, address: 0x10_0000, mode: CpuMode::Long64 };
+    let machine = build(&MachineConfig { memory: 16 << 20, rtc: true, boot, ..MachineConfig::default() })?;
+    let mask = machine.nmi_mask();
+    let ended = with(machine, |machine| {
+        let deadline = Instant::now() + LIMIT;
+        while !mask.masked() && Instant::now() < deadline {
+            machine.run_on_vcpu(0, |_| ())?;
+        }
+        machine.nmi(0)?;
+        machine.nmi(0)?;
+        let rcx = || -> Result<u64> { Ok(machine.run_on_vcpu(0, |vcpu| vcpu.get_regs())??.rcx) };
+        let from = rcx()?;
+        while rcx()? < from + 1000 {
+            if Instant::now() > deadline {
+                return Err("the guest does not count on".into());
+            }
+        }
+        let open = |vcpu: &mut kiln::vmm::kvm_ioctls::VcpuFd| {
+            let mut regs = vcpu.get_regs()?;
+            regs.rdx = 1;
+            vcpu.set_regs(&regs)
+        };
+        Ok(machine.run_on_vcpu(0, open)??)
+    })?;
+    assert!(!mask.masked());
+    // There is no handler: taking it is a triple fault.
     expect(&ended, &Outcome::TripleFault { cpu: 0 })
 }
 

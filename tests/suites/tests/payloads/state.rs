@@ -2,6 +2,7 @@
 
 use kiln::cases::{CASES, Case, linkme};
 use kiln::gate::Needs;
+use kiln::vmm::vcpu::state::{MpState, VcpuState};
 
 use super::control::{Result, machine, moved, with};
 
@@ -69,6 +70,26 @@ fn goes_on_from() -> Result<()> {
     .map(drop)
 }
 
+/// Changes something in each part that the second machine would otherwise have by itself.
+fn make_unlike_a_new_one(state: &mut VcpuState) -> Result<()> {
+    const DIVIDE_CONFIGURATION: usize = 0x3e0;
+    const LSTAR: u32 = 0xc000_0082;
+    state.mp_state = MpState::Halted;
+    state.special.cr2 = 0xdead_beef;
+    state.debug.db[1] = 0x1234;
+    // XMM3, and that the area holds it, as above.
+    state.xsave[160 + 3 * 16] = 0x5a;
+    state.xsave[512] |= 1 << 1;
+    // A processor without XSAVE has none.
+    if let Some(xcr0) = state.xcrs.get_mut(&0) {
+        *xcr0 ^= 1 << 1;
+    }
+    state.lapic.as_mut().ok_or("no local APIC")?.0[DIVIDE_CONFIGURATION] ^= 0b1011;
+    *state.msrs.get_mut(&LSTAR).ok_or("no LSTAR")? = 0x1234_5678;
+    state.events.nmi.masked ^= true;
+    Ok(())
+}
+
 /// What one machine has counted, another of the same kind goes on from.
 fn of_another() -> Result<()> {
     let mut states = Vec::new();
@@ -76,6 +97,7 @@ fn of_another() -> Result<()> {
         machine.pause()?;
         states = machine.vcpu_states()?;
         states[0].registers.rax += 1 << 40;
+        make_unlike_a_new_one(&mut states[0])?;
         machine.stop();
         Ok(())
     })?;

@@ -6,8 +6,7 @@ use std::time::{Duration, Instant};
 
 use kiln::cases::{CASES, Case, linkme};
 use kiln::gate::Needs;
-use kiln::vmm::kvm_bindings::{KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_SINGLESTEP, kvm_guest_debug};
-use kiln::vmm::machine::{Controller, Ended, MachineState};
+use kiln::vmm::machine::{Controller, DebugRequest, Ended, MachineState, Owner, VcpuStop};
 use kiln::vmm::outcome::Outcome;
 use kiln::vmm::trace::ExitKind;
 
@@ -120,28 +119,28 @@ fn to_the_end() -> Result<()> {
 /// Has KVM stop the vCPU after each instruction, as a debugger would. (QEMU's emulator, which the lab is made of, has no
 /// breakpoints of the hardware's for nested guests.)
 fn step(machine: &Controller) -> Result<()> {
-    let control = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP;
-    let debug = kvm_guest_debug { control, ..Default::default() };
-    Ok(machine.run_on_vcpu(0, move |vcpu| vcpu.set_guest_debug(&debug))??)
+    Ok(machine.set_debug_requests(vec![DebugRequest { step: true, ..DebugRequest::default() }])?)
 }
 
 fn told() -> Result<()> {
     with(machine("count")?, |machine| {
         moved(machine, 0)?;
         let (stops, told) = mpsc::channel();
-        machine.set_debugger(Some(move |stop| stops.send(stop).unwrap_or_default()));
+        let owner = Owner::new("debugger");
+        machine.attach_debugger(&owner, move |stop| stops.send(stop.clone()).is_ok())?;
+        assert!(machine.attach_debugger(&owner, |_| true).is_err(), "one at a time");
         step(machine)?;
         let mut last = None;
         for _ in 0..20 {
-            let stop = told.recv_timeout(LIMIT)?;
-            machine.pause()?;
+            let VcpuStop::Debug(stop) = told.recv_timeout(LIMIT)? else { return Err("no step".into()) };
+            machine.hold(&owner)?;
             let rip = machine.run_on_vcpu(0, |vcpu| vcpu.get_regs())??.rip;
             assert_eq!((stop.cpu, stop.exception, stop.pc), (0, 1, rip));
             assert!([0x10_0002, 0x10_0005].contains(&rip) && last != Some(rip), "{last:x?}, {rip:#x}");
             assert_eq!(machine.state(), MachineState::Paused);
             assert!(told.try_recv().is_err(), "a stop each time that it goes on");
             last = Some(rip);
-            machine.resume()?;
+            machine.release(&owner)?;
         }
         machine.stop();
         Ok(())

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use super::log::Log;
+use super::window::Place;
 use super::{dma, reg};
-use crate::irq::Interrupt;
+use crate::irq::{Interrupt, LevelInterrupt, MessageInterrupt, Msi, Unconnected};
 use crate::memory::GuestMemory;
 
 /// The upper half of a register of eight bytes.
@@ -21,16 +22,43 @@ pub(super) struct Bank {
     accesses: u32,
     log: Log,
     raised: u32,
+    level: Arc<dyn LevelInterrupt>,
+    message: Arc<dyn MessageInterrupt>,
+    /// Where the message is written, and how often it was raised.
+    message_to: (u64, u32),
     dma: dma::Result,
     /// How many writes to the stream came in order, and how many did not.
     stream: (u32, u32),
+    /// By which the window is moved, if there is one.
+    place: Option<Place>,
 }
 
 impl Bank {
     pub(super) fn new(memory: GuestMemory, interrupt: Arc<dyn Interrupt>) -> Self {
         let dma = Ok(0);
         let (log, stream) = (Log::default(), (0, 0));
-        Self { memory, interrupt, kept: [0; END], accesses: 0, log, raised: 0, dma, stream }
+        Self {
+            memory,
+            interrupt,
+            kept: [0; END],
+            accesses: 0,
+            log,
+            raised: 0,
+            level: Arc::new(Unconnected),
+            message: Arc::new(Unconnected),
+            message_to: (0, 0),
+            dma,
+            stream,
+            place: None,
+        }
+    }
+
+    pub(super) fn connect(&mut self, level: Arc<dyn LevelInterrupt>, message: Arc<dyn MessageInterrupt>) {
+        (self.level, self.message) = (level, message);
+    }
+
+    pub(super) fn set_place(&mut self, place: Place) {
+        self.place = Some(place);
     }
 
     pub(super) fn read(&mut self, offset: u64, data: &mut [u8]) {
@@ -78,8 +106,14 @@ impl Bank {
                 Err(dma::Fault) => reg::DMA_FAULT,
             },
             (reg::DMA_CHECKSUM, 4) => self.dma.unwrap_or(0),
+            (reg::LEVEL, 4) => self.level.ends(),
+            (reg::MSI, 4) => self.message_to.1,
             (reg::STREAM, 4) => self.stream.0,
             (reg::STREAM_ASTRAY, 4) => self.stream.1,
+            (reg::WINDOW_COMMAND, 4) => match &self.place {
+                Some(place) => place.status(),
+                None => return,
+            },
             (reg::LOG, 4) => self.log.take_oldest().unwrap_or(u32::MAX),
             _ => return,
         };
@@ -97,10 +131,29 @@ impl Bank {
                 let edge = self.interrupt.trigger().is_ok();
                 self.raised = self.raised.wrapping_add(u32::from(edge));
             }
+            (reg::LEVEL, &[a, b, c, d]) => {
+                // A line that can't be raised shows as one that the guest never hears of.
+                let _no_thread = self.level.set([a, b, c, d] != [0; 4]);
+            }
+            (reg::MSI_ADDRESS, &[a, b, c, d, e, f, g, h]) => {
+                self.message_to.0 = u64::from_le_bytes([a, b, c, d, e, f, g, h]);
+            }
+            (reg::MSI_DATA, &[a, b, c, d]) => {
+                let msi = Msi { address: self.message_to.0, data: u32::from_le_bytes([a, b, c, d]) };
+                // A message that KVM takes for none leaves the last one.
+                let _refused = self.message.route(msi);
+            }
+            (reg::MSI, _) => {
+                let raised = self.message.trigger().is_ok();
+                self.message_to.1 = self.message_to.1.wrapping_add(u32::from(raised));
+            }
             (reg::STREAM, &[a, b, c, d]) => {
                 let in_order = u32::from_le_bytes([a, b, c, d]) == self.stream.0;
                 let count = if in_order { &mut self.stream.0 } else { &mut self.stream.1 };
                 *count = count.wrapping_add(1);
+            }
+            (reg::WINDOW_COMMAND, &[a, b, c, d]) => {
+                self.place.iter().for_each(|place| place.command(u32::from_le_bytes([a, b, c, d])));
             }
             (reg::DMA_COMMAND, &[a, b, c, d]) => {
                 let command = u32::from_le_bytes([a, b, c, d]);
@@ -116,6 +169,9 @@ impl Bank {
     fn kept(&mut self, offset: u16, width: usize) -> Option<&mut [u8]> {
         const SCRATCH64_HIGH: u16 = reg::SCRATCH64 + HIGH;
         const DMA_ADDRESS_HIGH: u16 = reg::DMA_ADDRESS + HIGH;
+        if offset >= reg::WINDOW_BASE {
+            return self.place.as_mut()?.base(offset, width);
+        }
         match (offset, width) {
             (reg::SCRATCH8, 1) | (reg::SCRATCH16, 2) | (reg::SCRATCH32 | reg::DMA_LENGTH, 4) => {}
             (reg::SCRATCH64 | reg::DMA_ADDRESS, 8 | 4) => {}

@@ -5,19 +5,26 @@
 //! misplacing of accesses shows. Only [`reg::ACCESS_COUNT`] and [`reg::INTERRUPT`] take writes of any width.
 
 mod bank;
+mod cells;
 mod dma;
 mod log;
 #[cfg(test)]
 mod tests;
+mod window;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use kiln_protocol::addresses::PROBE_WINDOW;
 use kiln_protocol::probe as reg;
 
 use crate::bus::BusDevice;
-use crate::irq::Interrupt;
+use crate::irq::{Interrupt, LevelInterrupt, MessageInterrupt};
 use crate::memory::GuestMemory;
+use crate::memory::region::Mover;
 use bank::Bank;
+pub use cells::Cells;
+use window::Place;
+pub use window::{Doorbells, Movable};
 
 /// One bank of registers, to be put on one bus or both.
 pub struct Probe {
@@ -31,6 +38,13 @@ impl Probe {
         Self { bank: Arc::new(Mutex::new(Bank::new(memory, interrupt))) }
     }
 
+    /// With a level-triggered line, and an interrupt that is a message; without, those lead nowhere.
+    #[must_use]
+    pub fn with(self, level: Arc<dyn LevelInterrupt>, message: Arc<dyn MessageInterrupt>) -> Self {
+        self.bank.lock().unwrap_or_else(PoisonError::into_inner).connect(level, message);
+        self
+    }
+
     /// The bank as a device for the PIO bus.
     #[must_use]
     pub fn pio(&self) -> ProbeWindow {
@@ -41,6 +55,14 @@ impl Probe {
     #[must_use]
     pub fn mmio(&self) -> ProbeWindow {
         ProbeWindow { bank: Arc::clone(&self.bank), from: 0 }
+    }
+
+    /// The window that `mover` moves, from [`kiln_protocol::addresses::PROBE_WINDOW`] on, and whose doorbell counts in `doorbells`, as
+    /// a device for the MMIO bus.
+    pub(crate) fn window(&self, mover: Arc<Mover>, doorbells: Doorbells) -> Movable {
+        let place = Place::new(PROBE_WINDOW, mover);
+        self.bank.lock().unwrap_or_else(PoisonError::into_inner).set_place(place);
+        Movable::new(Arc::clone(&self.bank), doorbells)
     }
 
     /// The bank's stream as a device for the PIO bus.

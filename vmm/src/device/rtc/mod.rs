@@ -7,8 +7,9 @@ mod clock;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::bus::BusDevice;
@@ -46,15 +47,60 @@ const B_KEPT: u8 = B_SET | B_BINARY | B_24_HOURS | 1;
 /// Register D: the battery is good.
 const D_VALID: u8 = 1 << 7;
 
-/// Whether the guest keeps NMIs from its processors. A clone is another handle on the same.
-#[derive(Clone, Debug, Default)]
-pub struct NmiMask(Arc<AtomicBool>);
+/// The gate between what raises NMIs and the processors, which the guest closes by the index port. A clone is another
+/// handle on the same.
+#[derive(Clone, Default)]
+pub struct NmiMask(Arc<Gate>);
+
+#[derive(Default)]
+struct Gate {
+    masked: AtomicBool,
+    /// Those that came to a closed gate: one for each processor, as the chipset's latch keeps.
+    waiting: Mutex<BTreeSet<u32>>,
+    deliver: OnceLock<Box<dyn Fn(u32) + Send + Sync>>,
+}
+
+impl std::fmt::Debug for NmiMask {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("NmiMask").field(&self.masked()).finish()
+    }
+}
 
 impl NmiMask {
     /// Whether NMIs are masked.
     #[must_use]
     pub fn masked(&self) -> bool {
-        self.0.load(Ordering::Acquire)
+        self.0.masked.load(Ordering::SeqCst)
+    }
+
+    /// Has `deliver` give a processor an NMI that has waited for the gate to open. It must not block.
+    pub(crate) fn connect(&self, deliver: impl Fn(u32) + Send + Sync + 'static) {
+        let _once = self.0.deliver.set(Box::new(deliver));
+    }
+
+    /// Keeps an NMI for processor `cpu` until the gate opens; false if it is open.
+    pub(crate) fn keeps(&self, cpu: u32) -> bool {
+        let mut waiting = self.waiting();
+        // Under the lock, which opening takes too: none is kept by a gate that has just been opened.
+        let masked = self.masked();
+        if masked {
+            waiting.insert(cpu);
+        }
+        masked
+    }
+
+    fn set(&self, masked: bool) {
+        if self.0.masked.swap(masked, Ordering::SeqCst) == masked || masked {
+            return;
+        }
+        let waiting = std::mem::take(&mut *self.waiting());
+        if let Some(deliver) = self.0.deliver.get() {
+            waiting.into_iter().for_each(deliver);
+        }
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, BTreeSet<u32>> {
+        self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -163,7 +209,7 @@ impl BusDevice for Rtc {
         super::bytes::write(offset, data, |offset, value| match offset {
             0 => {
                 self.index = value & !NMI_MASK;
-                self.mask.0.store(value & NMI_MASK != 0, Ordering::Release);
+                self.mask.set(value & NMI_MASK != 0);
             }
             1 => self.set(self.index, value),
             _ => {}

@@ -42,12 +42,20 @@ const MODEM_CONTROL: u8 = 4;
 const LINE_STATUS: u8 = 5;
 /// Line status, bit 0: a byte waits in the receiver buffer.
 const DATA_READY: u8 = 1;
+/// Line status, bit 4: that byte is a break, of value 0; reading the status clears it.
+const BREAK: u8 = 1 << 4;
 
 /// A 16550A on eight ports.
 pub struct Uart {
     chip: Serial<Line, NoEvents, Output>,
     /// Input that the FIFO had no room for: at most [`INPUT_MAX`] bytes.
     waiting: VecDeque<u8>,
+    /// How many bytes of input the chip has taken.
+    taken: u64,
+    /// Which of all bytes of input are breaks, from the next one on.
+    breaks: VecDeque<u64>,
+    /// The byte in the receiver buffer is a break, and the guest has not seen it.
+    broken: bool,
     /// Tells who has more input that there is room for it.
     room: Arc<Room>,
 }
@@ -73,6 +81,9 @@ impl Uart {
         Self {
             chip: Serial::new(Line(interrupt), Output::new(out)),
             waiting: VecDeque::new(),
+            taken: 0,
+            breaks: VecDeque::new(),
+            broken: false,
             room: Arc::default(),
         }
     }
@@ -86,6 +97,20 @@ impl Uart {
             self.refill();
         }
         accepted
+    }
+
+    /// Queues a break for the guest to receive, and `key` after it; false, and nothing of it, if there is no room.
+    pub fn enqueue_break(&mut self, key: u8) -> bool {
+        if self.waiting.len() + 2 > INPUT_MAX {
+            return false;
+        }
+        let before = u64::try_from(self.waiting.len()).unwrap_or(u64::MAX);
+        self.breaks.push_back(self.taken.saturating_add(before));
+        self.waiting.extend([0, key]);
+        if !self.data_ready() {
+            self.refill();
+        }
+        true
     }
 
     /// Passes on the output that is still held back: a line that has not ended yet.
@@ -108,22 +133,37 @@ impl Uart {
 
     /// Moves waiting input into the FIFO, which raises the interrupt if the guest wants it.
     fn refill(&mut self) {
-        let room = self.chip.fifo_capacity().min(self.waiting.len());
+        let before_break = self.breaks.front().map(|at| at.saturating_sub(self.taken));
+        let room = match before_break.map(|before| usize::try_from(before).unwrap_or(usize::MAX)) {
+            // The status tells of the byte that is read next: a break must be that.
+            Some(0) if self.data_ready() => return,
+            Some(0) => 1,
+            before => before.unwrap_or(usize::MAX).min(self.chip.fifo_capacity()).min(self.waiting.len()),
+        };
         let next: Vec<u8> = self.waiting.iter().copied().take(room).collect();
         // A chip in loop-back mode takes nothing, one without room refuses: what it did not take waits on.
         let taken = self.chip.enqueue_raw_bytes(&next).unwrap_or(0);
         self.waiting.drain(..taken);
+        self.taken = self.taken.saturating_add(u64::try_from(taken).unwrap_or(u64::MAX));
         if taken > 0 {
+            if before_break == Some(0) {
+                self.breaks.pop_front();
+                self.broken = true;
+            }
             self.room.there_is();
         }
     }
 
     fn read_register(&mut self, offset: u64) -> u8 {
         let Some(register) = register(offset) else { return 0xff };
-        let value = self.chip.read(register);
+        let mut value = self.chip.read(register);
+        if register == LINE_STATUS && std::mem::take(&mut self.broken) {
+            value |= BREAK;
+        }
         match register {
             // A guest that turns to its input has said what it wants answered.
             DATA => {
+                self.broken = false;
                 self.flush();
                 if !self.data_ready() {
                     self.refill();

@@ -271,3 +271,37 @@ fn uart_input_ends_with_its_machine_also_for_who_waits() {
     uart.lock().unwrap().close_input();
     assert_eq!(writer.join().unwrap().unwrap_err().kind(), io::ErrorKind::BrokenPipe);
 }
+
+#[test]
+fn uart_break_is_told_by_the_status_once_and_before_its_key() {
+    let mut bench = bench();
+    assert_eq!(bench.uart.enqueue(b"ab"), 2);
+    assert!(bench.uart.enqueue_break(b'h'));
+    assert_eq!(bench.uart.enqueue(b"c"), 1);
+    for (status, data) in [(0, b'a'), (0, b'b'), (BREAK, 0), (0, b'h'), (0, b'c')] {
+        assert_eq!(bench.read(LINE_STATUS) & (BREAK | DATA_READY), status | DATA_READY);
+        // Reading the status clears it.
+        assert_eq!(bench.read(LINE_STATUS) & BREAK, 0);
+        assert_eq!(bench.read(DATA), data);
+    }
+    assert_eq!(bench.read(LINE_STATUS) & (BREAK | DATA_READY), 0);
+}
+
+#[test]
+fn uart_break_interrupts_who_waits_for_input() {
+    let mut bench = bench();
+    bench.out(INTERRUPT_ENABLE, 1);
+    let before = bench.edges.count();
+    assert!(bench.uart.enqueue_break(b's'));
+    assert!(bench.edges.count() > before);
+    // An overlooked break does not stick to the next byte.
+    assert_eq!((bench.read(DATA), bench.read(LINE_STATUS) & BREAK, bench.read(DATA)), (0, 0, b's'));
+}
+
+#[test]
+fn uart_break_without_room_is_refused_as_a_whole() {
+    let mut bench = bench();
+    while bench.uart.enqueue(b"x") == 1 {}
+    assert!(!bench.uart.enqueue_break(b'h'));
+    assert!(bench.receive().iter().all(|byte| *byte == b'x'));
+}

@@ -1,6 +1,9 @@
 //! Walks through tables of each kind, whole and broken.
 
+use vm_memory::{Bytes, GuestAddress};
+
 use super::*;
+use crate::memory::GuestMemory;
 
 const CR0_PE: u64 = 1;
 

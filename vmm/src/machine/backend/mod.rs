@@ -11,12 +11,14 @@ mod tests;
 
 use std::fs::File;
 use std::io::{self, Write};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 pub(super) use input::Feed;
+use rustix::event::{PollFd, PollFlags, poll};
 
-use super::outlet::{Drain, Outlet, outlet};
+use super::outlet::{Drain, Outlet, STDOUT, outlet};
 use crate::config::Backend;
 use crate::device::debug_console::DebugConsole;
 use crate::device::uart::{SerialInput, Uart};
@@ -82,6 +84,37 @@ pub(super) struct Connected {
     pub(super) source: Option<Source>,
 }
 
+/// Standard output with no buffer before it: what it does not take is known at once, and by the byte.
+struct Stdout(File);
+
+impl Stdout {
+    fn open() -> io::Result<Self> {
+        io::stdout().flush()?;
+        Ok(Self(io::stdout().as_fd().try_clone_to_owned()?.into()))
+    }
+}
+
+impl Write for Stdout {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        loop {
+            match self.0.write(bytes) {
+                // Whoever shares it may have had it not wait.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    match poll(&mut [PollFd::new(&self.0, PollFlags::OUT)], None) {
+                        Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                        Err(error) => return Err(error.into()),
+                    }
+                }
+                other => return other,
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// Opens the backends of one machine.
 pub(super) struct Backends {
     power: PowerSwitch,
@@ -122,7 +155,7 @@ impl Backends {
                 let out = match &self.stdout {
                     Some(outlet) => outlet.clone(),
                     None => {
-                        let own = self.outlet("stdout", Box::new(io::stdout()))?;
+                        let own = self.outlet(STDOUT, Box::new(Stdout::open()?))?;
                         self.stdout.insert(own).clone()
                     }
                 };

@@ -47,7 +47,7 @@ impl Bench {
 
     fn finish(self) {
         for drain in &self.backends.drains {
-            drain.finish();
+            assert_eq!(drain.finish(), None);
         }
     }
 }

@@ -47,6 +47,18 @@ fn sectors_are_read_into_scattered_buffers() {
 }
 
 #[test]
+fn pages_that_sectors_are_read_into_are_in_the_dirty_log() {
+    use crate::memory::{map::MemoryMap, table::Table};
+    let (mut driver, _file) = start(false);
+    let map = MemoryMap::new(Table::new(1, 36), (*driver.memory).clone(), Vec::new()).unwrap();
+    map.log_start().unwrap();
+    assert_eq!(request(&mut driver, 0, 0, &[(DATA + 0xf00, 512, true), (DATA + 0x4000, 512, true)]).0, 0);
+    // The driver, which plays the guest, writes no data.
+    let pages: Vec<u64> = map.log_take().unwrap().addresses().filter(|page| *page >= DATA).collect();
+    assert_eq!(pages, [DATA, DATA + 0x1000, DATA + 0x4000]);
+}
+
+#[test]
 fn sectors_are_written_and_flushed() {
     let (mut driver, file) = start(false);
     driver.put(DATA, &[0x5a; 512]);

@@ -5,6 +5,7 @@ use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 
+use vm_memory::bitmap::BitmapSlice;
 use vm_memory::{GuestMemoryBackend, ReadVolatile, VolatileMemoryError, VolatileSlice, WriteVolatile};
 
 use super::ConsoleEnd;
@@ -252,7 +253,7 @@ impl Port {
         Ok(received)
     }
 
-    fn read_some(&mut self, slice: &mut VolatileSlice<'_>) -> io::Result<usize> {
+    fn read_some(&mut self, slice: &mut VolatileSlice<'_, impl BitmapSlice>) -> io::Result<usize> {
         match &mut self.host {
             Some(Host::Stream(stream)) => interrupted(|| stream.read_volatile(slice)),
             Some(Host::Console(ConsoleEnd { input: Some(input), .. })) => {
@@ -295,7 +296,7 @@ impl Port {
     }
 }
 
-fn write_some(host: &mut Host, slice: &VolatileSlice<'_>) -> io::Result<usize> {
+fn write_some(host: &mut Host, slice: &VolatileSlice<'_, impl BitmapSlice>) -> io::Result<usize> {
     match host {
         Host::Stream(stream) => interrupted(|| stream.write_volatile(slice)),
         Host::Console(end) => {

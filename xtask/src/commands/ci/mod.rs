@@ -65,8 +65,12 @@ fn steps(full: bool) -> Vec<Step> {
         Step::new("documentation", "doc --workspace --no-deps --locked").env("RUSTDOCFLAGS", "-D warnings"),
         // The README's own command; the tidy checks are among its tests.
         Step::new("tests", "xtask test"),
-        Step::new("guests", "test --package xtask --package kiln-vmm --package kiln-suites --test guests --test requests --test failures --locked -- --ignored --test-threads=2")
-            .of_skipped(),
+        Step::new(
+            "guests",
+            "test --package xtask --package kiln-vmm --package kiln-suites --test guests --test requests \
+             --test failures --locked -- --ignored --test-threads=2",
+        )
+        .of_skipped(),
         Step::new("smoke", "xtask smoke"),
     ];
     if full {
@@ -81,6 +85,11 @@ fn steps(full: bool) -> Vec<Step> {
         steps.push(Step::new("boot benchmark", "xtask bench boot"));
         // It builds a kernel from source a few times.
         steps.push(Step::script("bisect", "tests/bisect/run.sh"));
+        // On the kernel that the step before has left.
+        steps.push(Step::new(
+            "gdb in a kernel",
+            "test --package kiln-vmm --test kernel --locked -- --ignored",
+        ));
     }
     steps
 }

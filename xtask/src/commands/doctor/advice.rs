@@ -8,8 +8,11 @@ use kiln::gate::KVM_NODE;
 use kiln::vmm::level::Level;
 
 /// What is left when there is neither KVM nor lab.
-pub(super) const NOTHING_BOOTS: &str =
+const NOTHING_BOOTS: &str =
     "no Linux guest can run here: KVM is not at level linux, and there is no QEMU for the lab";
+
+/// What is left where guests can't have their agent.
+const NO_AGENT: &str = "no Linux guest can run here: its agent can't be built without cargo and rustc";
 
 /// How well something is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -55,9 +58,15 @@ impl Check {
     }
 }
 
+/// Why nothing boots, on a host where a command has nowhere to run its guests.
+pub(super) fn nothing_boots(facts: &Facts) -> &'static str {
+    if facts.agent() { NOTHING_BOOTS } else { NO_AGENT }
+}
+
 /// Where a command would run its guests if nothing is asked for.
 pub(super) fn accel(level: &Level, facts: &Facts) -> Option<RanOn> {
     match level {
+        _ if !facts.agent() => None,
         Level::Linux => Some(RanOn::Kvm),
         _ if facts.lab() => Some(RanOn::Lab),
         _ => None,
@@ -84,7 +93,8 @@ pub(super) fn checks(level: &Level, facts: &Facts) -> Vec<Check> {
 pub(super) fn skipped(level: &Level, facts: &Facts) -> Vec<String> {
     let mut skipped = Vec::new();
     let needs = match level {
-        Level::Linux => return skipped,
+        Level::Linux if facts.agent() => return skipped,
+        Level::Linux => "a Linux guest",
         Level::Payload { .. } => "level linux",
         Level::None { .. } => "KVM at any level",
     };
@@ -223,10 +233,15 @@ fn said(tool: &Tool) -> String {
 mod tests {
     use super::*;
 
+    fn rust_only() -> Facts {
+        let tool = || Some(Tool { path: "/usr/bin/rustc".into(), version: "1".to_owned() });
+        Facts { cargo: tool(), rustc: tool(), ..Facts::default() }
+    }
+
     fn apt() -> Facts {
         Facts {
             apt_get: Some(Tool { path: "/usr/bin/apt-get".into(), version: "apt 2.6".to_owned() }),
-            ..Facts::default()
+            ..rust_only()
         }
     }
 
@@ -236,8 +251,8 @@ mod tests {
 
     #[test]
     fn host_whose_kvm_runs_linux_skips_nothing() {
-        assert_eq!(accel(&Level::Linux, &Facts::default()), Some(RanOn::Kvm));
-        assert!(skipped(&Level::Linux, &Facts::default()).is_empty());
+        assert_eq!(accel(&Level::Linux, &rust_only()), Some(RanOn::Kvm));
+        assert!(skipped(&Level::Linux, &rust_only()).is_empty());
     }
 
     #[test]
@@ -254,6 +269,16 @@ mod tests {
         for check in checks(&none(), &Facts::default()) {
             assert_eq!(check.mend.is_some(), check.state != State::Ok, "{check:?}");
         }
+    }
+
+    #[test]
+    fn host_without_an_agent_runs_no_guest_unless_one_is_named() {
+        let facts = Facts { rustc: None, ..apt() };
+        assert_eq!((accel(&Level::Linux, &facts), accel(&none(), &facts)), (None, None));
+        assert!(nothing_boots(&facts).contains("without cargo and rustc"));
+        assert_eq!(skipped(&Level::Linux, &facts).len(), 2);
+        assert_eq!(accel(&none(), &Facts { agent: true, ..facts }), Some(RanOn::Lab));
+        assert!(nothing_boots(&rust_only()).contains("no QEMU"));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 
 use crate::ui;
 use kiln::gate::KVM_NODE;
+use kiln::rootfs::agent::VARIABLE as AGENT;
 use kiln::rootfs::cache::Cache;
 use kiln::rootfs::kernel;
 
@@ -29,6 +30,8 @@ pub(super) struct Facts {
     pub(super) cargo: Option<Tool>,
     pub(super) rustc: Option<Tool>,
     pub(super) linker: Option<Tool>,
+    /// Whether somebody named an agent that is built already.
+    pub(super) agent: bool,
     /// Why no kernel can be built from source.
     pub(super) no_build: Option<String>,
     /// The releases of the kernels in the cache.
@@ -65,10 +68,16 @@ impl Facts {
             rustc: tool("rustc", &["--version"]),
             no_build: kernel::build::check_tools().err().map(|error| error.to_string()),
             linker: tool("cc", &["--version"]),
+            agent: env::var_os(AGENT).is_some_and(|path| Path::new(&path).is_file()),
             kernels: kernels.into_iter().map(|kernel| kernel.release).collect(),
             cache: cache.to_owned(),
             cache_error: refusal(cache),
         }
+    }
+
+    /// Whether guests can have their agent, which is built from its sources where nobody names one.
+    pub(super) fn agent(&self) -> bool {
+        self.agent || self.cargo.is_some() && self.rustc.is_some()
     }
 
     /// Whether there is a QEMU for the lab, or one can be fetched.

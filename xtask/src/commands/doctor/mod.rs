@@ -52,7 +52,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
 
     let json = args.json.to();
     if json == JsonTo::Nowhere {
-        show(ui::stream(&json), &checks, &skipped, accel)?;
+        show(ui::stream(&json), &checks, &skipped, accel, advice::nothing_boots(&facts))?;
     }
     let reason = match level {
         Level::Linux => None,
@@ -63,13 +63,19 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
     report.accel = accel;
     if accel.is_none() {
         report.verdict = Some(Verdict::Untestable);
-        report.error = Some(advice::NOTHING_BOOTS.to_owned());
+        report.error = Some(advice::nothing_boots(&facts).to_owned());
     }
     report.write(&json)?;
     Ok(exit)
 }
 
-fn show(stream: Stream, checks: &[Check], skipped: &[String], accel: Option<RanOn>) -> anyhow::Result<()> {
+fn show(
+    stream: Stream,
+    checks: &[Check],
+    skipped: &[String],
+    accel: Option<RanOn>,
+    nothing_boots: &str,
+) -> anyhow::Result<()> {
     let mut table = Table::new(&[Align::Left, Align::Left, Align::Left]);
     for check in checks {
         table.row([check.state.word(), check.name, &check.found]);
@@ -86,7 +92,7 @@ fn show(stream: Stream, checks: &[Check], skipped: &[String], accel: Option<RanO
     let verdict = match accel {
         Some(RanOn::Kvm) => "Linux guests run on this host's KVM.",
         Some(RanOn::Lab) => "Linux guests run in the lab.",
-        None => advice::NOTHING_BOOTS,
+        None => nothing_boots,
     };
     ui::line(stream, &format!("\n{verdict}"))?;
     Ok(())

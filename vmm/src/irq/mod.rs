@@ -1,8 +1,20 @@
-//! Interrupt lines: how a device makes the guest's interrupt controller look at it.
+//! Interrupts: how a device makes the guest's interrupt controllers look at it.
+//!
+//! An edge is an [`Interrupt`], by a pin of a controller or by a message; a level that lasts until the device is
+//! content is a [`LevelInterrupt`].
+
+mod level;
+mod msi;
+mod routes;
 
 use std::io;
 
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+pub use level::{LevelInterrupt, LevelIrqfd};
+pub(crate) use msi::MsiIrqfd;
+pub use msi::{MessageInterrupt, Msi};
+pub(crate) use routes::Routes;
 
 /// An edge-triggered interrupt line: an irqfd in a machine, a counter in a unit test.
 pub trait Interrupt: Send + Sync {
@@ -38,11 +50,27 @@ impl Interrupt for Irqfd {
     }
 }
 
-/// The line of a machine without interrupt controllers: edges are lost.
+/// The line of a machine without interrupt controllers: what is raised is lost.
 pub struct Unconnected;
 
 impl Interrupt for Unconnected {
     fn trigger(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl LevelInterrupt for Unconnected {
+    fn set(&self, _high: bool) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn ends(&self) -> u32 {
+        0
+    }
+}
+
+impl MessageInterrupt for Unconnected {
+    fn route(&self, _msi: Msi) -> io::Result<()> {
         Ok(())
     }
 }
