@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 
 use kiln_rootfs::cache::Cache;
-use kiln_rootfs::progress::Silent;
 use libtest_mimic::{Arguments, Completion, Conclusion, Failed, Trial};
 
 use super::attempt::{End, attempt};
@@ -20,7 +19,7 @@ use super::{Body, CASES, Case, stage};
 use crate::fork;
 use crate::gate::{self, Decision, Mode, Needs, decide};
 use crate::lab::{self, IN_LAB};
-use crate::run::Recipe;
+use crate::run::{Recipe, Told};
 
 /// Has a test binary print what its cases need beside itself, as JSON, in the place of a run.
 pub(crate) const CARGO: &str = "KILN_PRINT_CARGO";
@@ -47,7 +46,9 @@ pub fn main(suite: &'static str) -> ExitCode {
         Ok(mode) => mode,
         Err(error) => return refused(&error.to_string()),
     };
-    if mode == Mode::Lab && std::env::var_os(IN_LAB).is_none() && !arguments.list {
+    let elsewhere = mode == Mode::Lab && std::env::var_os(IN_LAB).is_none() && !arguments.list;
+    // A lab takes seconds to be had, and is of no use to cases that need no KVM.
+    if elsewhere && chosen(&arguments, &cases).any(|case| case.needs != Needs::Nothing) {
         return in_lab();
     }
     let skipped: Arc<Mutex<Vec<Ignored>>> = Arc::default();
@@ -77,11 +78,15 @@ pub fn main(suite: &'static str) -> ExitCode {
 
 /// Tells what the cases that `arguments` choose need beside this binary.
 fn print_cargo(arguments: &Arguments, cases: &[Case]) -> ExitCode {
-    let chosen = cases.iter().filter(|case| is_chosen(arguments, case));
-    match serde_json::to_writer(io::stdout(), &Cargo::of(chosen)) {
+    match serde_json::to_writer(io::stdout(), &Cargo::of(chosen(arguments, cases))) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => refused(&error.to_string()),
     }
+}
+
+/// The cases that `arguments` choose, whatever the gate says of them.
+fn chosen<'a>(arguments: &Arguments, cases: &'a [Case]) -> impl Iterator<Item = &'a Case> {
+    cases.iter().filter(|case| is_chosen(arguments, case))
 }
 
 /// Whether `arguments` ask for a case, as far as its author and its name go.
@@ -107,9 +112,8 @@ fn in_lab() -> ExitCode {
         let own = std::env::current_exe().map_err(|error| error.to_string())?;
         let arguments: Vec<String> = std::env::args().skip(1).collect();
         let streams: (&mut dyn Write, &mut dyn Write) = (&mut io::stdout(), &mut io::stderr());
-        let statuses =
-            lab::run_tests(&cache, &Recipe::of_environment(), &[own], &arguments, streams, &Silent)
-                .map_err(|error| kiln_vmm::chain(&error))?;
+        let statuses = lab::run_tests(&cache, &Recipe::of_environment(), &[own], &arguments, streams, &Told)
+            .map_err(|error| kiln_vmm::chain(&error))?;
         Ok(statuses.into_iter().max().unwrap_or(FAILED))
     };
     run().map_or_else(|why| refused(&why), ExitCode::from)
@@ -126,7 +130,7 @@ fn gated(
 ) -> (Vec<Trial>, Vec<Ignored>) {
     let binary = std::env::current_exe().unwrap_or_default();
     let mut ignored = Vec::new();
-    let shapes = Shapes::of(cases.iter().filter(|case| is_chosen(arguments, case)));
+    let shapes = Shapes::of(chosen(arguments, &cases));
     let trials = cases.into_iter().map(|case| {
         // In the lab there is all that a case may need; without KVM no host is asked.
         let elsewhere = mode == Mode::Lab && std::env::var_os(IN_LAB).is_none();
@@ -225,6 +229,7 @@ fn close(suite: &str, mode: Mode, conclusion: &Conclusion) {
     let on = match (mode, std::env::var_os(IN_LAB)) {
         (_, Some(_)) => "in the lab".to_owned(),
         (Mode::Off, None) => "with KVM off".to_owned(),
+        (Mode::Lab, None) => "on this host, without a lab".to_owned(),
         (_, None) => format!("on KVM at level {}", gate::host_level().as_str()),
     };
     let forked = fork::count();
