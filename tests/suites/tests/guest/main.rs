@@ -1,7 +1,7 @@
 //! Assertions from inside a Linux guest, and from the host on one.
 
 mod adoption;
-mod blocks;
+mod blk;
 mod control;
 mod cpus;
 mod disk;
