@@ -126,7 +126,7 @@ fn ci_full_without_what_fuzzing_takes_says_so_and_fails() {
     }
     // Made by another process: one that is just being started beside us may have a file of ours open for writing.
     let script =
-        "mkdir -p tests/bisect && echo '#!/bin/sh' > tests/bisect/run.sh && chmod +x tests/bisect/run.sh";
+        "for d in bisect shards; do mkdir -p tests/$d && echo '#!/bin/sh' > tests/$d/run.sh && chmod +x tests/$d/run.sh; done";
     assert!(Command::new("sh").args(["-c", script]).current_dir(tree.path()).status().unwrap().success());
     let output = ci.arg("--full").env("PATH", "/nonexistent").output().unwrap();
     let said = String::from_utf8(output.stdout).unwrap();
