@@ -35,7 +35,7 @@ const CONSOLE: &str = "console.log";
 const LOOK: Duration = Duration::from_millis(50);
 
 /// A guest that is ready for whoever forks it.
-pub(crate) struct Snapshot {
+pub struct Snapshot {
     folder: PathBuf,
     greeting: Greeting,
     console: Vec<u8>,
@@ -54,7 +54,10 @@ struct Greeting {
 impl Snapshot {
     /// The snapshot of the machine `config`, which has a reserved disk, in `cache`: made, within `limit`, if it is not there.
     /// While one process makes it, others that want it wait.
-    pub(crate) fn of(cache: &Cache, config: &MachineConfig, limit: Duration) -> Result<Self, ForkError> {
+    ///
+    /// # Errors
+    /// The guest did not get ready, or there is no KVM, or no room in the cache.
+    pub fn of(cache: &Cache, config: &MachineConfig, limit: Duration) -> Result<Self, ForkError> {
         let entry = cache.entry(KIND, &key(config)?, |folder| make(config, limit, folder))?;
         let read = |name: &str| {
             fs::read(entry.join(name)).map_err(failed(&format!("can't read {name} of a snapshot")))
@@ -67,13 +70,14 @@ impl Snapshot {
         })
     }
 
-    /// Where the machine's own files are.
-    pub(crate) fn folder(&self) -> &Path {
+    /// Where the machine's own files are ([`kiln_vmm::snapshot`]).
+    #[must_use]
+    pub fn folder(&self) -> &Path {
         &self.folder
     }
 
     /// The serial number of the disk that a fork gets.
-    pub(crate) fn reserved_disk(&self) -> &str {
+    pub(super) fn reserved_disk(&self) -> &str {
         &self.greeting.reserved_disk
     }
 
@@ -82,9 +86,9 @@ impl Snapshot {
         &self.console
     }
 
-    /// Takes up the talk with the agent of a fork, on its `port`.
-    pub(super) fn client(&self, port: UnixStream) -> Result<Client, AgentError> {
-        Client::of_fork(port, self.greeting.hello.clone(), self.greeting.last_request)
+    /// The agent's hello, and the number of the last request that was made of it.
+    pub(super) fn greeting(&self) -> (Hello, u32) {
+        (self.greeting.hello.clone(), self.greeting.last_request)
     }
 }
 
