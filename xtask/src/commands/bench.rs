@@ -1,11 +1,11 @@
-//! `bench`: what a boot, an exit and an image cost, side by side with the peers.
+//! `bench`: what a boot, a fork, an exit and an image cost, side by side with the peers.
 
 use anyhow::Result;
 use clap::ValueEnum;
 use kiln::rootfs::cache::Cache;
 use serde::Serialize;
 
-use crate::bench::{self, Exits, Images, Measured};
+use crate::bench::{self, Exits, Forks, Images, Measured};
 use crate::exit::Exit;
 use crate::options::JsonOption;
 use crate::report::{RanOn, Report};
@@ -16,6 +16,8 @@ use crate::ui::{self, Bars};
 pub(crate) enum Name {
     /// From exec to the first guest instruction, init and the agent's hello
     Boot,
+    /// A case in a machine that goes on from a snapshot, beside one that boots
+    Fork,
     /// A port or memory access of a guest, and the machine's own memory
     Exits,
     /// A minimal image, made anew and out of the cache
@@ -25,7 +27,7 @@ pub(crate) enum Name {
 /// Options of `bench`.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
-    /// Which benchmark: boot, exits or rootfs; without a name all of them
+    /// Which benchmark: boot, fork, exits or rootfs; without a name all of them
     #[arg(hide_possible_values = true)]
     name: Option<Name>,
 
@@ -38,6 +40,8 @@ pub(crate) struct Args {
 struct Own {
     #[serde(skip_serializing_if = "Option::is_none")]
     boot: Option<Vec<Measured>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fork: Option<Forks>,
     #[serde(skip_serializing_if = "Option::is_none")]
     exits: Option<Exits>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -82,9 +86,20 @@ pub(crate) fn run(args: Args) -> Result<Exit> {
         )?;
         own.boot = Some(measured);
     }
+    if wanted(Name::Fork) {
+        let forks = bench::fork(&cache, &Bars::new())?;
+        ui::line(stream, &forks.goals().to_string())?;
+        ui::line(stream, &forks.steps().to_string())?;
+        ui::line(
+            stream,
+            "milliseconds of the lab's clock, which counts instructions (1 ms = 500,000); medians; memory is anonymous, \
+             of guest and machine",
+        )?;
+        own.fork = Some(forks);
+    }
     let exit = if failed { Exit::UNTESTABLE } else { Exit::PASSED };
     let on_kvm = own.exits.is_some().then_some(RanOn::Kvm);
-    let accel = own.boot.is_some().then_some(RanOn::Lab).or(on_kvm);
+    let accel = (own.boot.is_some() || own.fork.is_some()).then_some(RanOn::Lab).or(on_kvm);
     let mut report = Report::new("bench", exit, own);
     report.accel = accel;
     report.write(&json)?;
