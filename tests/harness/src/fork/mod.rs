@@ -74,7 +74,7 @@ impl Snapshot {
         let random = |bytes: &mut [u8]| std::fs::File::open("/dev/urandom")?.read_exact(bytes);
         random(&mut entropy).and_then(|()| random(&mut machine_id)).map_err(read)?;
         let io = RestoreIo { reserved_disk: Some(disk.to_owned()), ..io };
-        let machine = Machine::restore(self.folder(), io)?;
+        let machine = Machine::restore(&self.folder(), io)?;
         FORKED.fetch_add(1, Ordering::Relaxed);
         let adoption = Adoption {
             entropy,

@@ -36,7 +36,11 @@ const LOOK: Duration = Duration::from_millis(50);
 
 /// A guest that is ready for whoever forks it.
 pub struct Snapshot {
-    folder: PathBuf,
+    cache: Cache,
+    key: Key,
+    /// Its entry in the cache, and which folder that was.
+    entry: PathBuf,
+    folder_was: Option<(u64, u64)>,
     greeting: Greeting,
     console: Vec<u8>,
 }
@@ -58,7 +62,8 @@ impl Snapshot {
     /// # Errors
     /// The guest did not get ready, or there is no KVM, or no room in the cache.
     pub fn of(cache: &Cache, config: &MachineConfig, limit: Duration) -> Result<Self, ForkError> {
-        let entry = cache.entry(KIND, &key(config)?, |folder| make(config, limit, folder))?;
+        let key = key(config)?;
+        let entry = cache.entry(KIND, &key, |folder| make(config, limit, folder))?;
         let read = |name: &str| {
             fs::read(entry.join(name)).map_err(failed(&format!("can't read {name} of a snapshot")))
         };
@@ -66,14 +71,23 @@ impl Snapshot {
         Ok(Self {
             greeting: greeting.map_err(failed("can't read a snapshot"))?,
             console: read(CONSOLE)?,
-            folder: entry.join(MACHINE),
+            cache: cache.clone(),
+            key,
+            folder_was: which(&entry),
+            entry,
         })
     }
 
     /// Where the machine's own files are ([`kiln_vmm::snapshot`]).
     #[must_use]
-    pub fn folder(&self) -> &Path {
-        &self.folder
+    pub fn folder(&self) -> PathBuf {
+        self.entry.join(MACHINE)
+    }
+
+    /// Removes it from the cache, for no machine can go on from it: who wants it next makes it anew.
+    pub(crate) fn give_up(&self) {
+        // One that can't be removed is refused again.
+        let _ = self.cache.give_up(KIND, &self.key, |entry| which(entry) == self.folder_was);
     }
 
     /// The serial number of the disk that a fork gets.
@@ -115,6 +129,11 @@ fn key(config: &MachineConfig) -> Result<Key, ForkError> {
         key = key.field("disk", stamp(&disk.path)?.as_bytes());
     }
     Ok(key)
+}
+
+/// Which folder is there: one that was made anew is another.
+fn which(folder: &Path) -> Option<(u64, u64)> {
+    fs::metadata(folder).ok().map(|folder| (folder.dev(), folder.ino()))
 }
 
 /// What changes with a file's content.

@@ -5,6 +5,7 @@ mod blocks;
 mod control;
 mod cpus;
 mod disk;
+mod forks;
 mod gdb;
 mod interrupts;
 mod kernel;
