@@ -10,7 +10,7 @@ use crate::agent::AgentError;
 
 /// A snapshot that could not be made.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum ForkError {
+pub enum ForkError {
     /// The cache has no room for it, or can't be read.
     #[error(transparent)]
     Cache(#[from] kiln_rootfs::Error),

@@ -9,19 +9,19 @@ mod snapshot;
 
 use std::io::{self, Read};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use kiln_protocol::wire::ENTROPY;
+use kiln_protocol::wire::{ENTROPY, Hello};
 use kiln_vmm::config::MachineConfig;
 use kiln_vmm::machine::{Machine, RestoreIo};
 use kiln_vmm::snapshot::SnapshotError;
 
 use crate::agent::{Adoption, AgentError, CaseDisk, Client};
-pub(crate) use error::ForkError;
-pub(crate) use snapshot::Snapshot;
+pub use error::ForkError;
+pub use snapshot::Snapshot;
 
 /// Whether cases begin from snapshots: `off` boots a machine for each.
 pub const VARIABLE: &str = "KILN_SNAPSHOT";
@@ -55,40 +55,62 @@ pub(crate) struct Fork {
 pub(crate) type BootInstead = Box<dyn Fn() -> Result<MachineConfig, String> + Send + Sync>;
 
 /// What is said to the agent of a fork before anything else.
-pub(crate) struct Adopting {
-    snapshot: Arc<Snapshot>,
+pub struct Adopting {
+    hello: Hello,
+    last_request: u32,
     adoption: Adoption,
 }
 
-impl Fork {
-    /// A machine that goes on from the snapshot, with `io`, whose reserved disk is this one's.
-    pub(crate) fn restore(&self, io: RestoreIo) -> Result<(Machine, Adopting), SnapshotError> {
-        let read = |source| SnapshotError::Read { path: self.disk.clone(), source };
-        let size = std::fs::metadata(&self.disk).map_err(read)?.len();
+impl Snapshot {
+    /// A machine that goes on from here, with `io`, and `disk` (a raw image with an ext4 file system on it) as its reserved disk. Once
+    /// it has started, its agent is to adopt the guest.
+    ///
+    /// # Errors
+    /// The snapshot was cut off or changed, is another host's, or the host has no room for a machine.
+    pub fn fork(&self, disk: &Path, io: RestoreIo) -> Result<(Machine, Adopting), SnapshotError> {
+        let read = |source| SnapshotError::Read { path: disk.to_owned(), source };
+        let size = std::fs::metadata(disk).map_err(read)?.len();
         let (mut entropy, mut machine_id) = (vec![0; 2 * *ENTROPY.start()], [0; 16]);
         let random = |bytes: &mut [u8]| std::fs::File::open("/dev/urandom")?.read_exact(bytes);
         random(&mut entropy).and_then(|()| random(&mut machine_id)).map_err(read)?;
-        let machine = Machine::restore(
-            self.snapshot.folder(),
-            RestoreIo { reserved_disk: Some(self.disk.clone()), ..io },
-        )?;
+        let io = RestoreIo { reserved_disk: Some(disk.to_owned()), ..io };
+        let machine = Machine::restore(&self.folder(), io)?;
         FORKED.fetch_add(1, Ordering::Relaxed);
         let adoption = Adoption {
             entropy,
             hostname: None,
             machine_id: Some(machine_id),
-            disk: Some(CaseDisk { serial: self.snapshot.reserved_disk().to_owned(), size }),
+            disk: Some(CaseDisk { serial: self.reserved_disk().to_owned(), size }),
         };
-        Ok((machine, Adopting { snapshot: self.snapshot.clone(), adoption }))
+        let (hello, last_request) = self.greeting();
+        Ok((machine, Adopting { hello, last_request, adoption }))
+    }
+}
+
+impl Fork {
+    /// A machine that goes on from the snapshot, with `io`, whose reserved disk is this one's.
+    pub(crate) fn restore(&self, io: RestoreIo) -> Result<(Machine, Adopting), SnapshotError> {
+        self.snapshot.fork(&self.disk, io)
     }
 }
 
 impl Adopting {
     /// Takes up the talk with the agent at the other end of `port`, and has it adopt its guest.
-    pub(crate) fn adopt(self, port: UnixStream) -> Result<Client, AgentError> {
-        let client = self.snapshot.client(port)?;
-        client.adopt(&self.adoption)?;
+    ///
+    /// # Errors
+    /// The guest refused (it has no such disk, or its kernel can't do it), or the agent is lost.
+    pub fn adopt(self, port: UnixStream) -> Result<Client, AgentError> {
+        let (client, adoption) = self.unadopted(port)?;
+        client.adopt(&adoption)?;
         Ok(client)
+    }
+
+    /// Takes up the talk with the agent, and leaves to the caller when it adopts its guest, and as what.
+    ///
+    /// # Errors
+    /// The host has no room for the thread that reads.
+    pub fn unadopted(self, port: UnixStream) -> Result<(Client, Adoption), AgentError> {
+        Ok((Client::of_fork(port, self.hello, self.last_request)?, self.adoption))
     }
 }
 

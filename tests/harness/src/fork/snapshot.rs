@@ -35,8 +35,12 @@ const CONSOLE: &str = "console.log";
 const LOOK: Duration = Duration::from_millis(50);
 
 /// A guest that is ready for whoever forks it.
-pub(crate) struct Snapshot {
-    folder: PathBuf,
+pub struct Snapshot {
+    cache: Cache,
+    key: Key,
+    /// Its entry in the cache, and which folder that was.
+    entry: PathBuf,
+    folder_was: Option<(u64, u64)>,
     greeting: Greeting,
     console: Vec<u8>,
 }
@@ -54,8 +58,12 @@ struct Greeting {
 impl Snapshot {
     /// The snapshot of the machine `config`, which has a reserved disk, in `cache`: made, within `limit`, if it is not there.
     /// While one process makes it, others that want it wait.
-    pub(crate) fn of(cache: &Cache, config: &MachineConfig, limit: Duration) -> Result<Self, ForkError> {
-        let entry = cache.entry(KIND, &key(config)?, |folder| make(config, limit, folder))?;
+    ///
+    /// # Errors
+    /// The guest did not get ready, or there is no KVM, or no room in the cache.
+    pub fn of(cache: &Cache, config: &MachineConfig, limit: Duration) -> Result<Self, ForkError> {
+        let key = key(config)?;
+        let entry = cache.entry(KIND, &key, |folder| make(config, limit, folder))?;
         let read = |name: &str| {
             fs::read(entry.join(name)).map_err(failed(&format!("can't read {name} of a snapshot")))
         };
@@ -63,17 +71,27 @@ impl Snapshot {
         Ok(Self {
             greeting: greeting.map_err(failed("can't read a snapshot"))?,
             console: read(CONSOLE)?,
-            folder: entry.join(MACHINE),
+            cache: cache.clone(),
+            key,
+            folder_was: which(&entry),
+            entry,
         })
     }
 
-    /// Where the machine's own files are.
-    pub(crate) fn folder(&self) -> &Path {
-        &self.folder
+    /// Where the machine's own files are ([`kiln_vmm::snapshot`]).
+    #[must_use]
+    pub fn folder(&self) -> PathBuf {
+        self.entry.join(MACHINE)
+    }
+
+    /// Removes it from the cache, for no machine can go on from it: who wants it next makes it anew.
+    pub(crate) fn give_up(&self) {
+        // One that can't be removed is refused again.
+        let _ = self.cache.give_up(KIND, &self.key, |entry| which(entry) == self.folder_was);
     }
 
     /// The serial number of the disk that a fork gets.
-    pub(crate) fn reserved_disk(&self) -> &str {
+    pub(super) fn reserved_disk(&self) -> &str {
         &self.greeting.reserved_disk
     }
 
@@ -82,9 +100,9 @@ impl Snapshot {
         &self.console
     }
 
-    /// Takes up the talk with the agent of a fork, on its `port`.
-    pub(super) fn client(&self, port: UnixStream) -> Result<Client, AgentError> {
-        Client::of_fork(port, self.greeting.hello.clone(), self.greeting.last_request)
+    /// The agent's hello, and the number of the last request that was made of it.
+    pub(super) fn greeting(&self) -> (Hello, u32) {
+        (self.greeting.hello.clone(), self.greeting.last_request)
     }
 }
 
@@ -111,6 +129,11 @@ fn key(config: &MachineConfig) -> Result<Key, ForkError> {
         key = key.field("disk", stamp(&disk.path)?.as_bytes());
     }
     Ok(key)
+}
+
+/// Which folder is there: one that was made anew is another.
+fn which(folder: &Path) -> Option<(u64, u64)> {
+    fs::metadata(folder).ok().map(|folder| (folder.dev(), folder.ino()))
 }
 
 /// What changes with a file's content.

@@ -126,6 +126,11 @@ fn run(
                 Err(error) => {
                     let what = format!("no fork can be had ({}); the machine boots", chain(&error));
                     let _ = directory.event("vmm", "warning", &what);
+                    if let MachineError::Snapshot(error) = &error
+                        && error.is_stale()
+                    {
+                        fork.snapshot.give_up();
+                    }
                 }
             }
         }

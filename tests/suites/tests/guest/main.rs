@@ -5,6 +5,7 @@ mod blk;
 mod control;
 mod cpus;
 mod disk;
+mod forks;
 mod gdb;
 mod interrupts;
 mod kernel;
