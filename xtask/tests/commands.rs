@@ -125,8 +125,7 @@ fn ci_full_without_what_fuzzing_takes_says_so_and_fails() {
         fs::write(targets.join(target), "").unwrap();
     }
     // Made by another process: one that is just being started beside us may have a file of ours open for writing.
-    let script =
-        "for d in bisect shards; do mkdir -p tests/$d && echo '#!/bin/sh' > tests/$d/run.sh && chmod +x tests/$d/run.sh; done";
+    let script = "for d in bisect shards; do mkdir -p tests/$d && echo '#!/bin/sh' > tests/$d/run.sh && chmod +x tests/$d/run.sh; done";
     assert!(Command::new("sh").args(["-c", script]).current_dir(tree.path()).status().unwrap().success());
     let output = ci.arg("--full").env("PATH", "/nonexistent").output().unwrap();
     let said = String::from_utf8(output.stdout).unwrap();
