@@ -70,21 +70,23 @@ impl Snapshot {
     pub fn fork(&self, disk: &Path, io: RestoreIo) -> Result<(Machine, Adopting), SnapshotError> {
         let read = |source| SnapshotError::Read { path: disk.to_owned(), source };
         let size = std::fs::metadata(disk).map_err(read)?.len();
-        let (mut entropy, mut machine_id) = (vec![0; 2 * *ENTROPY.start()], [0; 16]);
-        let random = |bytes: &mut [u8]| std::fs::File::open("/dev/urandom")?.read_exact(bytes);
-        random(&mut entropy).and_then(|()| random(&mut machine_id)).map_err(read)?;
+        let adoption =
+            adoption(Some(CaseDisk { serial: self.reserved_disk().to_owned(), size })).map_err(read)?;
         let io = RestoreIo { reserved_disk: Some(disk.to_owned()), ..io };
         let machine = Machine::restore(&self.folder(), io)?;
         FORKED.fetch_add(1, Ordering::Relaxed);
-        let adoption = Adoption {
-            entropy,
-            hostname: None,
-            machine_id: Some(machine_id),
-            disk: Some(CaseDisk { serial: self.reserved_disk().to_owned(), size }),
-        };
         let (hello, last_request) = self.greeting();
         Ok((machine, Adopting { hello, last_request, adoption }))
     }
+}
+
+/// An adoption like no other.
+fn adoption(disk: Option<CaseDisk>) -> io::Result<Adoption> {
+    let (mut entropy, mut machine_id) = (vec![0; 2 * *ENTROPY.start()], [0; 16]);
+    let mut random = std::fs::File::open("/dev/urandom")?;
+    random.read_exact(&mut entropy)?;
+    random.read_exact(&mut machine_id)?;
+    Ok(Adoption { entropy, hostname: None, machine_id: Some(machine_id), disk })
 }
 
 impl Fork {

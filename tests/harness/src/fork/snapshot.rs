@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use kiln_protocol::wire::{self, Hello};
 use kiln_rootfs::cache::{Cache, Key};
 use kiln_vmm::config::{Boot, MachineConfig};
-use kiln_vmm::machine::{Machine, MachineIo, MachineState};
+use kiln_vmm::machine::{Machine, MachineIo, MachineState, RestoreIo, Running};
 use kiln_vmm::snapshot;
 use serde::{Deserialize, Serialize};
 
@@ -22,7 +22,7 @@ use crate::console::Console;
 use crate::gate::KVM_NODE;
 
 /// Changes whenever what is done before a guest is saved does.
-const FORM: &str = "snapshot-1";
+const FORM: &str = "snapshot-2";
 /// The kind of the cache's entries.
 const KIND: &str = "snapshots";
 /// What the machine's own files are in.
@@ -144,42 +144,12 @@ fn stamp(path: &Path) -> Result<String, ForkError> {
 
 /// Boots the machine, and saves it in `folder` when its agent has said hello and is at rest.
 fn make(config: &MachineConfig, limit: Duration, folder: &Path) -> Result<(), ForkError> {
-    let deadline = Instant::now() + limit;
     let said = Said::default();
-    let (near, far) = UnixStream::pair().map_err(failed("can't make a pair of sockets"))?;
-    let mut ports = vec![far];
-    let mut others = Vec::new();
-    for _ in config.ports.iter().skip(1) {
-        let (near, far) = UnixStream::pair().map_err(failed("can't make a pair of sockets"))?;
-        ports.push(far);
-        others.push(near);
-    }
+    let (near, ports, others) = ports(config)?;
     let io = MachineIo { serial: Box::new(said.clone()), console: None, ports };
     let running = Machine::new(config, io)?.start()?;
-    let (ready, readied) = mpsc::channel();
-    let talk = thread::Builder::new().name("settle".to_owned()).spawn(move || {
-        let client = Client::connect(near).and_then(|client| client.settle().map(|()| client));
-        // Nobody waits any more for a guest that has ended.
-        let _unread = ready.send(client);
-    });
-    let talk = talk.map_err(failed("can't start a thread"))?;
-    let client = loop {
-        match readied.recv_timeout(LOOK) {
-            Ok(client) => break client,
-            Err(_) if running.state() != MachineState::Stopped && Instant::now() < deadline => {}
-            Err(_) => break Err(AgentError::Lost),
-        }
-    };
-    let guest = |source| ForkError::Guest { tail: said.text(), source };
-    let client = match client {
-        Ok(client) => client,
-        Err(error) => {
-            // With the machine its ports are gone, and with them the agent's.
-            drop(running);
-            let _ended = talk.join();
-            return Err(guest(error));
-        }
-    };
+    let talk = move || Client::connect(near).and_then(|client| client.settle().map(|()| client));
+    let (running, client) = talked(running, &said, limit, talk)?;
     let mut console = Console::default();
     console.feed(&said.bytes());
     if let Some((_, line)) = console.summary().first {
@@ -200,7 +170,75 @@ fn make(config: &MachineConfig, limit: Duration, folder: &Path) -> Result<(), Fo
         GREETING,
         &serde_json::to_vec(&greeting).map_err(|error| failed("can't write a snapshot")(error.into()))?,
     )?;
-    write(CONSOLE, &said.bytes())
+    write(CONSOLE, &said.bytes())?;
+    rehearse(config, &greeting, folder)
+}
+
+/// Has one machine go on from the snapshot in `folder` before any case does. What it writes until its guest is adopted, all will
+/// write: they then have those pages at once.
+fn rehearse(config: &MachineConfig, greeting: &Greeting, folder: &Path) -> Result<(), ForkError> {
+    let said = Said::default();
+    let (near, ports, _others) = ports(config)?;
+    let io =
+        RestoreIo { name: None, serial: Box::new(said.clone()), console: None, ports, reserved_disk: None };
+    let running = Machine::restore(&folder.join(MACHINE), io)?.start()?;
+    let (hello, last) = (greeting.hello.clone(), greeting.last_request);
+    let adoption = super::adoption(None).map_err(failed("can't read random numbers"))?;
+    let talk = move || {
+        let client = Client::of_fork(near, hello, last)?;
+        client.adopt(&adoption)?;
+        Ok(client)
+    };
+    let (running, client) = talked(running, &said, super::ADOPTION, talk)?;
+    // Without the note forks are slower, and no worse.
+    let _not_noted = running.note_early_pages();
+    drop(client);
+    Ok(())
+}
+
+/// The host's end of the agent's port, the machine's ends of all, and the host's other ends.
+fn ports(config: &MachineConfig) -> Result<(UnixStream, Vec<UnixStream>, Vec<UnixStream>), ForkError> {
+    let pair = || UnixStream::pair().map_err(failed("can't make a pair of sockets"));
+    let (near, far) = pair()?;
+    let (mut ports, mut others) = (vec![far], Vec::new());
+    for _ in config.ports.iter().skip(1) {
+        let (near, far) = pair()?;
+        ports.push(far);
+        others.push(near);
+    }
+    Ok((near, ports, others))
+}
+
+/// Has `talk` talk with the agent of a machine, for as long as that runs and for `limit` at most.
+fn talked(
+    running: Running,
+    said: &Said,
+    limit: Duration,
+    talk: impl FnOnce() -> Result<Client, AgentError> + Send + 'static,
+) -> Result<(Running, Client), ForkError> {
+    let deadline = Instant::now() + limit;
+    let (ready, readied) = mpsc::channel();
+    let talk = thread::Builder::new().name("settle".to_owned()).spawn(move || {
+        // Nobody waits any more for a guest that has ended.
+        let _unread = ready.send(talk());
+    });
+    let talk = talk.map_err(failed("can't start a thread"))?;
+    let client = loop {
+        match readied.recv_timeout(LOOK) {
+            Ok(client) => break client,
+            Err(_) if running.state() != MachineState::Stopped && Instant::now() < deadline => {}
+            Err(_) => break Err(AgentError::Lost),
+        }
+    };
+    match client {
+        Ok(client) => Ok((running, client)),
+        Err(source) => {
+            // With the machine its ports are gone, and with them the agent's.
+            drop(running);
+            let _ended = talk.join();
+            Err(ForkError::Guest { tail: said.text(), source })
+        }
+    }
 }
 
 /// What a guest says on its console.
