@@ -8,6 +8,8 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use kiln::gate::{self, MODE_VARIABLE};
+use kiln::vmm::level::Level;
 
 use crate::cargo::{Counts, Ran, Step};
 use crate::exit::Exit;
@@ -16,8 +18,8 @@ use crate::ui::{self, Align, Stream, Style, Table, paint};
 /// Options of `ci`.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
-    /// Add the steps that take long: the suite without KVM, twenty smoke runs in a row, the benchmark, a kernel
-    /// bisected from source, fuzzing
+    /// Add the steps that take long: the suite without KVM, twenty smoke runs in a row, two benchmarks, a
+    /// thousand forks, a kernel bisected from source, fuzzing
     #[arg(long)]
     full: bool,
 }
@@ -83,6 +85,11 @@ fn steps(full: bool) -> Vec<Step> {
             steps.push(Step::new(&format!("smoke, {number} of {SMOKE_RUNS}"), "xtask smoke"));
         }
         steps.push(Step::new("boot benchmark", "xtask bench boot"));
+        steps.push(Step::new("fork benchmark", "xtask bench fork"));
+        // A thousand machines, one snapshot. Where this host runs no Linux guest, the lab does.
+        let many = "test --package kiln-suites --test guest --locked -- --ignored forks::thousand";
+        let accel = if matches!(gate::host_level(), Level::Linux) { "require" } else { "lab" };
+        steps.push(Step::new("a thousand forks", many).env(MODE_VARIABLE, accel).of_skipped());
         // It builds a kernel from source a few times.
         steps.push(Step::script("bisect", "tests/bisect/run.sh"));
         // On the kernel that the step before has left.
