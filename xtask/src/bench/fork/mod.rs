@@ -142,7 +142,7 @@ impl Forks {
     fn take(&mut self, came: Came, progress: &dyn Progress) {
         match came {
             Came::Boot(steps) => {
-                progress.note(&format!("  boot: {:.1} ms", steps.asserted));
+                progress.note(&format!("  boot: {steps}"));
                 self.boots.push(steps);
             }
             Came::Own(own) => self.own.push(own),
@@ -151,7 +151,7 @@ impl Forks {
                 self.saved = saved;
             }
             Came::Fork(steps) => {
-                progress.note(&format!("  fork: {:.1} ms", steps.asserted));
+                progress.note(&format!("  fork: {steps}"));
                 self.forks.push(steps);
             }
             Came::Adoption(steps) => self.adoptions.push(steps),

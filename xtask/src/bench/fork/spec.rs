@@ -1,5 +1,6 @@
 //! What is measured of forks, as plain data that goes into the lab and comes back.
 
+use std::fmt;
 use std::path::PathBuf;
 
 use kiln::vmm::config::MachineConfig;
@@ -38,6 +39,14 @@ pub(crate) struct Steps {
     /// Anonymous memory of this process that came with the machine, in bytes, at the case's end: what the guest dirtied, and what
     /// the machine takes itself.
     pub(crate) dirtied: u64,
+}
+
+impl fmt::Display for Steps {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { made, started, ready, asserted, exited, ended, dirtied } = self;
+        write!(f, "{made:.1} ms made, {started:.1} started, {ready:.1} ready, {asserted:.1} asserted, ")?;
+        write!(f, "{exited:.1} its case over, {ended:.1} ended; {} KiB", dirtied >> 10)
+    }
 }
 
 /// Where the time between a fork's start and its case's end goes: milliseconds each.
