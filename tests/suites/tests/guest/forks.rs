@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use kiln::agent::{Client, Command as Exec, Process, ProcessEvent};
 use kiln::cases::{CASES, Case, linkme, machine_for};
-use kiln::evidence::EVIDENCE_FD;
+use kiln::evidence::{EVIDENCE_FD, EVIDENCE_ROOT};
 use kiln::fork::Snapshot;
 use kiln::gate::Needs;
 use kiln::guest_test;
@@ -301,6 +301,8 @@ fn run_case(cache: &Path) -> Result<String> {
         // As nextest has it: a case that is alone forks, too.
         .envs([("NEXTEST", "1"), ("KILN_KEEP", "1"), ("KILN_SNAPSHOT", "")])
         .env("KILN_CACHE", cache)
+        // On this side of the lab, if this is one.
+        .env(EVIDENCE_ROOT, &runs)
         .env_remove(EVIDENCE_FD)
         .output()?;
     let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();

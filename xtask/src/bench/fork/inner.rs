@@ -7,14 +7,14 @@ use std::process::{Command as Process, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use kiln::agent::{Client, Command, ProcessEvent, Status};
+use kiln::agent::{Adoption, Client, Command, ProcessEvent, Status};
 use kiln::fork::Snapshot;
 use kiln::rootfs::cache::Cache;
 use kiln::vmm::machine::{Machine, MachineIo, RestoreIo, Running};
 use kiln::vmm::outcome::Outcome;
 
 use super::case::{NAME, WORD};
-use super::spec::{Came, Spec, Steps};
+use super::spec::{AdoptionSteps, Came, Spec, Steps};
 use crate::exit::Exit;
 
 /// The word that makes this program measure what it finds in the lab.
@@ -61,15 +61,19 @@ pub(crate) fn inner_fork(spec: &Path) -> Result<()> {
     for _ in 0..FORKS {
         say(&Came::Fork(forked(&snapshot, &spec)?))?;
     }
+    for _ in 0..FORKS {
+        say(&Came::Adoption(adoption(&snapshot, &spec)?))?;
+    }
     say(&Came::Idle(idle(&snapshot, &spec)?))?;
     for _ in 0..PROCESSES {
         say(&Came::Restored(process(&spec, text)?))?;
     }
     let began = Instant::now();
-    for _ in 0..IN_TURN {
+    for turn in 1..=IN_TURN {
         forked(&snapshot, &spec)?;
+        say(&Came::InTurn(turn, ms(began)))?;
     }
-    say(&Came::InTurn(IN_TURN, ms(began)))
+    Ok(())
 }
 
 /// Restores a machine, says when its agent has answered, and ends.
@@ -203,6 +207,35 @@ fn own(spec: &Spec) -> Result<Vec<f64>> {
     }
     drop(running);
     Ok(all)
+}
+
+/// Where the time of an adoption goes, step by step.
+fn adoption(snapshot: &Snapshot, spec: &Spec) -> Result<AdoptionSteps> {
+    let (near, far) = UnixStream::pair()?;
+    let (machine, adopting) = snapshot.fork(&spec.disk, restore_io(far))?;
+    let began = Instant::now();
+    let running = machine.start()?;
+    let (client, adoption) = adopting.unadopted(near)?;
+    client.get(SMALL_FILE, &mut io::sink())?;
+    let answered = ms(began);
+    client.get(SMALL_FILE, &mut io::sink())?;
+    let again = ms(began) - answered;
+    let adopt = |adoption: Adoption| -> Result<f64> {
+        let began = Instant::now();
+        client.adopt(&adoption)?;
+        Ok(ms(began))
+    };
+    let entropy = adoption.entropy.clone();
+    let clock = adopt(Adoption { entropy, ..Adoption::default() })?;
+    let whole = adopt(adoption)?;
+    let began = Instant::now();
+    case(spec, &client, || ())?;
+    let case_first = ms(began);
+    let began = Instant::now();
+    case(spec, &client, || ())?;
+    let case_again = ms(began);
+    drop(running);
+    Ok(AdoptionSteps { answered, again, clock, whole, case_first, case_again })
 }
 
 /// What a fork takes that was adopted and has nothing to do.

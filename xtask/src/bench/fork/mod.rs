@@ -24,7 +24,7 @@ use crate::ui::{Align, Table};
 pub(crate) use inner::{
     INNER_FORK, INNER_FORK_CASE, INNER_FORK_RESTORE, inner_case, inner_fork, inner_restore,
 };
-use spec::{Came, Spec, Steps};
+use spec::{AdoptionSteps, Came, Spec, Steps};
 
 /// How many labs are tried.
 const SEEDS: u32 = 3;
@@ -55,6 +55,7 @@ pub(crate) struct Forks {
     saved: f64,
     /// The first one apart: what it reads of the snapshot is in no cache yet.
     forks: Vec<Steps>,
+    adoptions: Vec<AdoptionSteps>,
     /// Bytes of an idle fork.
     idle: u64,
     restored: Vec<f64>,
@@ -141,7 +142,7 @@ impl Forks {
     fn take(&mut self, came: Came, progress: &dyn Progress) {
         match came {
             Came::Boot(steps) => {
-                progress.note(&format!("  boot: {:.1} ms", steps.asserted));
+                progress.note(&format!("  boot: {steps}"));
                 self.boots.push(steps);
             }
             Came::Own(own) => self.own.push(own),
@@ -150,12 +151,18 @@ impl Forks {
                 self.saved = saved;
             }
             Came::Fork(steps) => {
-                progress.note(&format!("  fork: {:.1} ms", steps.asserted));
+                progress.note(&format!("  fork: {steps}"));
                 self.forks.push(steps);
             }
+            Came::Adoption(steps) => self.adoptions.push(steps),
             Came::Idle(idle) => self.idle = idle,
             Came::Restored(restored) => self.restored.push(restored),
-            Came::InTurn(count, took) => self.in_turn = (count, took),
+            Came::InTurn(count, took) => {
+                if count % 25 == 0 {
+                    progress.note(&format!("  {count} cases in turn: {took:.1} ms"));
+                }
+                self.in_turn = (count, took);
+            }
         }
     }
 
@@ -227,6 +234,21 @@ impl Forks {
         for (name, from, to) in all {
             let row = [&self.boots[..], first, self.later()].map(|steps| of(steps, from, to));
             table.row([name.to_owned()].into_iter().chain(row));
+        }
+        type Part = (&'static str, fn(&AdoptionSteps) -> f64);
+        let parts: [Part; 6] = [
+            ("agent's first answer", |s| s.answered),
+            ("the same once more", |s| s.again),
+            ("adopted: random numbers, clock", |s| s.clock),
+            ("adopted: and identity, disk", |s| s.whole),
+            ("case from asked for to its end", |s| s.case_first),
+            ("the same once more", |s| s.case_again),
+        ];
+        table.row(["of a fork, each by itself", "", "", ""]);
+        for (name, of) in parts {
+            let first = self.adoptions.first().map_or(f64::NAN, of);
+            let later = median(self.adoptions.iter().skip(1).map(of));
+            table.row([name.to_owned(), String::new(), format!("{first:.2}"), format!("{later:.2}")]);
         }
         table
     }

@@ -1,5 +1,6 @@
 //! What is measured of forks, as plain data that goes into the lab and comes back.
 
+use std::fmt;
 use std::path::PathBuf;
 
 use kiln::vmm::config::MachineConfig;
@@ -40,6 +41,31 @@ pub(crate) struct Steps {
     pub(crate) dirtied: u64,
 }
 
+impl fmt::Display for Steps {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { made, started, ready, asserted, exited, ended, dirtied } = self;
+        write!(f, "{made:.1} ms made, {started:.1} started, {ready:.1} ready, {asserted:.1} asserted, ")?;
+        write!(f, "{exited:.1} its case over, {ended:.1} ended; {} KiB", dirtied >> 10)
+    }
+}
+
+/// Where the time between a fork's start and its case's end goes: milliseconds each.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct AdoptionSteps {
+    /// From the start of the vCPUs to the agent's first answer.
+    pub(crate) answered: f64,
+    /// The same answer once more.
+    pub(crate) again: f64,
+    /// An adoption that is random numbers and the clock.
+    pub(crate) clock: f64,
+    /// A whole one after that: with the identity, and the disk mounted and linked.
+    pub(crate) whole: f64,
+    /// The case.
+    pub(crate) case_first: f64,
+    /// The case once more, with all that it reads in the guest's memory.
+    pub(crate) case_again: f64,
+}
+
 /// One word of what came of it; a line of JSON each.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) enum Came {
@@ -51,10 +77,12 @@ pub(super) enum Came {
     Saved(f64),
     /// A fork and its case.
     Fork(Steps),
+    /// A fork whose adoption was taken apart.
+    Adoption(AdoptionSteps),
     /// Anonymous memory that came with a fork which was adopted and left alone for a second: bytes.
     Idle(u64),
     /// From the start of a process to the answer of a fork that it restored: milliseconds.
     Restored(f64),
-    /// Cases one after another, each in its own fork: how many, and milliseconds.
+    /// Cases one after another, each in its own fork: how many by now, and milliseconds.
     InTurn(u32, f64),
 }

@@ -20,8 +20,8 @@ use crate::ui::{self, Align, Stream, Style, Table, paint};
 #[derive(clap::Args, Debug)]
 #[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Args {
-    /// Add the steps that take long: the suite without KVM, twenty smoke runs in a row, the suite in shards, the benchmark, a kernel
-    /// bisected from source, fuzzing
+    /// Add the steps that take long: the suite without KVM, twenty smoke runs in a row, the suite in shards, two benchmarks, a
+    /// thousand forks, a kernel bisected from source, fuzzing
     #[arg(long)]
     full: bool,
 
@@ -113,6 +113,11 @@ fn steps(full: bool, root: &Path) -> Vec<Step> {
         }
         steps.push(Step::script("shards", "tests/shards/run.sh").uncounted());
         steps.push(Step::new("boot benchmark", "xtask bench boot"));
+        steps.push(Step::new("fork benchmark", "xtask bench fork"));
+        // A thousand machines, one snapshot. Where this host runs no Linux guest, the lab does.
+        let many = "test --package kiln-suites --test guest --locked -- --ignored forks::thousand";
+        let accel = if matches!(gate::host_level(), Level::Linux) { "require" } else { "lab" };
+        steps.push(Step::new("a thousand forks", many).env(gate::MODE_VARIABLE, accel).of_skipped());
         // It builds a kernel from source a few times.
         steps.push(Step::script("bisect", "tests/bisect/run.sh"));
         // On the kernel that the step before has left.
