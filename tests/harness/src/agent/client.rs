@@ -209,6 +209,15 @@ impl Client {
         adopt::adopt(&self.request(ToAgent::Adopt(adoption.clone()))?)
     }
 
+    /// Sends a word that asks for nothing: an interrupt for the guest, if it takes any.
+    ///
+    /// # Errors
+    /// The agent is lost.
+    pub(crate) fn nudge(&self) -> Result<(), AgentError> {
+        // Nothing is ever begun with this number.
+        self.send(0, ToAgent::Abort)
+    }
+
     /// Asks the guest to power off; does not wait for it.
     ///
     /// # Errors

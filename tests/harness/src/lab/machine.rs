@@ -22,6 +22,7 @@ use kiln_rootfs::{agent, kernel, modules, qemu};
 use kiln_vmm::config::DiskConfig;
 
 use super::LabError;
+use super::nudge::Nudges;
 use crate::agent::{AgentError, Client};
 use crate::run::vmlinux_of;
 
@@ -78,6 +79,8 @@ pub struct Lab {
     client: Client,
     qemu: Qemu,
     guard: Duration,
+    /// After the emulator: it ends first.
+    _nudges: Nudges,
 }
 
 impl Lab {
@@ -146,7 +149,10 @@ impl Lab {
         let mut qemu = Qemu::spawn(command, [far.as_raw_fd(), initrd.as_raw_fd()], spec)?;
         drop(far);
         match Client::connect(near) {
-            Ok(client) => Ok(Self { client, qemu, guard: spec.guard }),
+            Ok(client) => {
+                let nudges = Nudges::begin(client.clone())?;
+                Ok(Self { client, qemu, guard: spec.guard, _nudges: nudges })
+            }
             Err(source) => Err(qemu.explain(spec.guard, source)),
         }
     }

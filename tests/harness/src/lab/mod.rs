@@ -8,6 +8,7 @@ mod error;
 mod forward;
 mod line;
 mod machine;
+mod nudge;
 mod tests;
 
 pub use carry::{INNER_PLAN, execute};
