@@ -23,8 +23,6 @@ use crate::ui::{Align, Table};
 /// The word that makes this program measure forks in the lab.
 pub(crate) const INNER_FORK: &str = "inner-fork";
 
-/// How many processors the guests have.
-const CPUS: [u32; 2] = [1, 2];
 /// How many forks are measured after the first.
 const FORKS: usize = 5;
 /// Where the machine's configuration, and what it boots, are in the lab.
@@ -37,8 +35,6 @@ const PART_OF_A_BOOT: f64 = 1.0 / 50.0;
 /// What was measured, in milliseconds.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Forks {
-    /// How many processors the guest has.
-    cpus: u32,
     /// From nothing to the agent's hello.
     boot_ms: f64,
     /// How long the guest was held until its folder was there.
@@ -68,7 +64,7 @@ struct Fork {
 ///
 /// # Errors
 /// Something could not be built or fetched, or the lab was lost.
-pub(crate) fn fork(cache: &Cache, progress: &dyn Progress) -> Result<Vec<Forks>> {
+pub(crate) fn fork(cache: &Cache, progress: &dyn Progress) -> Result<Forks> {
     let recipe = Recipe::default();
     let kernel = recipe.kernel(cache, progress)?;
     let initrd = recipe.image(cache, &kernel, progress)?;
@@ -93,10 +89,13 @@ pub(crate) fn fork(cache: &Cache, progress: &dyn Progress) -> Result<Vec<Forks>>
     progress.note("measuring in the lab; its clock counts instructions");
     for seed in 1..=SEEDS {
         let lab = LabSpec { counts_instructions: Some(seed), ..lab.clone() };
-        let mut measured = Vec::new();
-        let mut came = |line: &[u8]| measured.extend(serde_json::from_slice::<Forks>(line));
+        let mut measured = None;
+        let mut came = |line: &[u8]| match serde_json::from_slice::<Forks>(line) {
+            Ok(forks) => measured = Some(forks),
+            Err(_) => progress.note(&format!("  {}", String::from_utf8_lossy(line).trim_end())),
+        };
         match carry_out(cache, lab, &argv, &[], &mut came, progress) {
-            Ok(()) => return Ok(measured),
+            Ok(()) => return measured.context("nothing was measured"),
             Err(error) if seed == SEEDS => return Err(error.context("the lab got stuck each time")),
             Err(error) => progress.note(&format!("{error:#}; another seed is tried")),
         }
@@ -110,10 +109,7 @@ pub(crate) fn fork(cache: &Cache, progress: &dyn Progress) -> Result<Vec<Forks>>
 /// A machine did not do as it was to.
 pub(crate) fn run(config: &Path) -> Result<()> {
     let config: MachineConfig = serde_json::from_slice(&std::fs::read(config)?)?;
-    for cpus in CPUS {
-        let forks = measure(&MachineConfig { cpus, ..config.clone() })?;
-        println!("{}", serde_json::to_string(&forks)?);
-    }
+    println!("{}", serde_json::to_string(&measure(&config)?)?);
     Ok(())
 }
 
@@ -129,12 +125,12 @@ fn measure(config: &MachineConfig) -> Result<Forks> {
     let first = Client::connect(near)?;
     let boot_ms = since(began);
     // A line at each step: who waits outside knows that the guest does not spin.
-    println!();
+    println!("booted in {boot_ms:.1} ms");
     first.settle()?;
     let began = Instant::now();
     running.save(&at)?;
     let save_ms = since(began);
-    println!();
+    println!("saved in {save_ms:.1} ms");
     let state = std::fs::metadata(at.join("state.json"))?.len();
 
     let mut forks = Vec::new();
@@ -158,9 +154,9 @@ fn measure(config: &MachineConfig) -> Result<Forks> {
         let ends = Instant::now();
         drop(running);
         forks.push(Fork { restore_ms, start_ms, answer_ms, end_ms: since(ends), faults });
-        println!();
+        println!("a fork has answered after {answer_ms:.1} ms");
     }
-    Ok(Forks { cpus: config.cpus, boot_ms, save_ms, state, forks })
+    Ok(Forks { boot_ms, save_ms, state, forks })
 }
 
 fn since(began: Instant) -> f64 {
@@ -180,8 +176,7 @@ impl Forks {
         use Align::{Left, Right};
         let mut table = Table::new(&[Left, Right, Right, Right, Right]);
         let ms = |ms: f64| format!("{ms:.1}");
-        let cpus = format!("processors: {}", self.cpus);
-        table.row([&*cpus, "ready", "running", "answered", "page faults"]);
+        table.row(["", "ready", "running", "answered", "page faults"]);
         table.row(["boot to hello", "", "", &ms(self.boot_ms), ""]);
         table.row(["save", &ms(self.save_ms), "", "", ""]);
         for (index, fork) in self.forks.iter().enumerate() {

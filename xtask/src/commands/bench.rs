@@ -41,7 +41,7 @@ struct Own {
     #[serde(skip_serializing_if = "Option::is_none")]
     boot: Option<Vec<Measured>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    fork: Option<Vec<Forks>>,
+    fork: Option<Forks>,
     #[serde(skip_serializing_if = "Option::is_none")]
     exits: Option<Exits>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -77,9 +77,7 @@ pub(crate) fn run(args: Args) -> Result<Exit> {
     }
     if wanted(Name::Fork) {
         let forks = bench::fork(&cache, &Bars::new())?;
-        for one in &forks {
-            ui::line(stream, &one.table().to_string())?;
-        }
+        ui::line(stream, &forks.table().to_string())?;
         ui::line(
             stream,
             "milliseconds of the lab's clock, which counts instructions (1 ms = 500,000), in one process",
