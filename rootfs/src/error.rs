@@ -113,6 +113,16 @@ pub enum Error {
         /// Where its output is.
         log: PathBuf,
     },
+    /// A module's source does not build.
+    #[error("the module in {} does not build for Linux {release}:{said}", source_dir.display())]
+    DoesNotBuild {
+        /// The folder with its source.
+        source_dir: PathBuf,
+        /// The kernel's release.
+        release: String,
+        /// What the compiler said, a line each, each after a line's end.
+        said: String,
+    },
     /// A module that this kernel does not make.
     #[error("no module {name}: {why}")]
     Module {

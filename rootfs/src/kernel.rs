@@ -3,6 +3,8 @@
 pub mod build;
 pub mod check;
 pub(crate) mod header;
+mod headers;
+mod out_of_tree;
 mod package;
 mod release;
 
@@ -14,6 +16,7 @@ use crate::cache::{Cache, Key};
 use crate::distro::{self, Apt};
 use crate::progress::Progress;
 
+pub use out_of_tree::build_modules;
 pub use package::from_packages;
 pub use release::is_release_like;
 use release::{choose, flavour_of, is_release, version};

@@ -3,7 +3,7 @@
 #[path = "command/hostile.rs"]
 mod hostile;
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::process::{Command, Output, Stdio};
 use std::time::Instant;
 
@@ -23,6 +23,7 @@ static COMMAND: fn() -> Vec<Case> = || {
         case("devices_are_listed_and_set", devices),
         case("debug_consoles_share_standard_output", consoles),
         case("serial_port_reads_standard_input", standard_input),
+        case("disk_is_written_and_read_back_while_the_console_speaks", disk),
         case("printed_machine_runs_again_as_printed", printed_machine),
         case("access_to_nothing_ends_a_strict_machine_and_is_told_of_on_others", strict),
         case("end_that_nothing_else_explains_is_told_with_where_the_processors_stood", dumped),
@@ -128,6 +129,22 @@ fn standard_input() -> Came {
     }
     let output = child.wait_with_output().map_err(|error| error.to_string())?;
     same((output.status.code(), output.stdout.as_slice()), (Some(0), &b"COM2\ntyped\n"[..]))
+}
+
+fn disk() -> Came {
+    let (kernel, disk) = (with_devices("disk-babble")?, file(&[0; 1 << 20])?);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_kiln-vmm"));
+    command.arg("run").arg(kernel.path()).arg("--disk").arg(disk.path()).args(["--timeout", "60"]);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut child = command.spawn().map_err(|error| error.to_string())?;
+    // A second line: by then it goes on with the code that it let go of.
+    let mut said = [0; "and on\nand on\n".len()];
+    let heard = child.stdout.take().ok_or("no standard output")?.read_exact(&mut said);
+    let ended = child.kill().and_then(|()| child.wait());
+    heard.and(ended.map(drop)).map_err(|error| error.to_string())?;
+    same(&said[..], b"and on\nand on\n")?;
+    let bytes = std::fs::read(disk.path()).map_err(|error| error.to_string())?;
+    same((bytes.len(), bytes[..2].to_vec()), (1 << 20, vec![0x5a, 0]))
 }
 
 fn printed_machine() -> Came {

@@ -11,7 +11,10 @@ use kiln::evidence::RunDirectory;
 use kiln::lab::{INNER_PLAN, line_inside};
 use kiln::run::{Plan, TaskIo, execute};
 
-use crate::bench::{INNER_BENCH, INNER_EXITS, INNER_FORK, inner_bench, inner_exits, inner_fork};
+use crate::bench::{
+    INNER_BENCH, INNER_EXITS, INNER_FORK, INNER_FORK_CASE, INNER_FORK_RESTORE, inner_bench, inner_case,
+    inner_exits, inner_fork, inner_restore,
+};
 use crate::exit::Exit;
 use crate::ui;
 
@@ -23,7 +26,9 @@ pub(crate) fn run(words: impl IntoIterator<Item = OsString>) -> Option<Exit> {
     let result = match words[..] {
         [INNER_PLAN, plan, directory] => carry_out(Path::new(plan), directory),
         [INNER_BENCH, spec] => inner_bench(Path::new(spec)).map(|()| Exit::PASSED),
-        [INNER_FORK, config] => inner_fork(Path::new(config)).map(|()| Exit::PASSED),
+        [INNER_FORK, spec] => inner_fork(Path::new(spec)).map(|()| Exit::PASSED),
+        [INNER_FORK_RESTORE, spec] => inner_restore(Path::new(spec)).map(|()| Exit::PASSED),
+        [INNER_FORK_CASE] => Ok(inner_case()),
         [INNER_EXITS] => inner_exits().map(|()| Exit::PASSED),
         _ => return None,
     };

@@ -125,8 +125,7 @@ fn ci_full_without_what_fuzzing_takes_says_so_and_fails() {
         fs::write(targets.join(target), "").unwrap();
     }
     // Made by another process: one that is just being started beside us may have a file of ours open for writing.
-    let script =
-        "mkdir -p tests/bisect && echo '#!/bin/sh' > tests/bisect/run.sh && chmod +x tests/bisect/run.sh";
+    let script = "for d in bisect shards; do mkdir -p tests/$d && echo '#!/bin/sh' > tests/$d/run.sh && chmod +x tests/$d/run.sh; done";
     assert!(Command::new("sh").args(["-c", script]).current_dir(tree.path()).status().unwrap().success());
     let output = ci.arg("--full").env("PATH", "/nonexistent").output().unwrap();
     let said = String::from_utf8(output.stdout).unwrap();
@@ -149,8 +148,13 @@ fn ci_outside_of_the_tree_is_refused() {
 
 #[test]
 fn interrupted_ci_ends_its_step_and_dies_by_the_signal() {
-    let (_tree, mut ci) = tree_with_cargo("echo \"step $$\"\nexec sleep 1000");
-    let mut child = ci.stdout(Stdio::piped()).spawn().unwrap();
+    let (_tree, ci) = tree_with_cargo("echo \"step $$\"\nexec sleep 1000");
+    // Whoever runs these tests in the background of a script has them ignore the signal.
+    let mut heeding = Command::new("env");
+    heeding.arg("--default-signal=INT").arg(ci.get_program()).args(ci.get_args());
+    heeding.current_dir(ci.get_current_dir().unwrap());
+    heeding.envs(ci.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let mut child = heeding.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
     let mut said = BufReader::new(child.stdout.take().unwrap());
     let step = said
         .by_ref()

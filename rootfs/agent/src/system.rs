@@ -143,16 +143,15 @@ pub(crate) fn reseed(random: &impl AsRawFd) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Moves the clock by so many seconds, and then nanoseconds, which are less than a second (`ADJ_SETOFFSET`,
-/// clock_adjtime(2)).
-pub(crate) fn move_clock(seconds: i64, nanoseconds: i64) -> io::Result<()> {
+/// Moves the clock by so many seconds, and then microseconds, which are less than a second (`ADJ_SETOFFSET`,
+/// clock_adjtime(2)). `ADJ_NANO` would do it finer, and leave the clock in another mode for all who look at it.
+pub(crate) fn move_clock(seconds: i64, microseconds: i64) -> io::Result<()> {
     // SAFETY: all zeros are a request that asks for nothing; the kernel reads and fills it.
     unsafe {
         let mut request: libc::timex = mem::zeroed();
-        request.modes = libc::ADJ_SETOFFSET | libc::ADJ_NANO;
+        request.modes = libc::ADJ_SETOFFSET;
         request.time.tv_sec = seconds;
-        // Nanoseconds, for that is what was said.
-        request.time.tv_usec = nanoseconds;
+        request.time.tv_usec = microseconds;
         if libc::clock_adjtime(libc::CLOCK_REALTIME, &raw mut request) < 0 {
             return Err(io::Error::last_os_error());
         }

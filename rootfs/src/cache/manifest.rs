@@ -19,7 +19,7 @@ const NAME: &str = ".kiln-entry";
 /// What it begins with.
 const MAGIC: &str = "kiln entry 1\n";
 /// A larger file is known by its times alone: nobody waits for it to be read twice.
-const LARGE: u64 = 256 << 20;
+const LARGE: u64 = 128 << 20;
 /// What stands for its hash.
 const UNREAD: &str = "-";
 /// Ends a record: the one byte that no path has in it.

@@ -41,13 +41,17 @@ pub const KNOWN: &[&str] = &[
     "agent",
     "build",
     "busybox",
+    "headers",
     "ignored.jsonl",
     "images",
     "kernels",
+    "modules",
     "panics",
+    "programs",
     "qemu",
     "runs",
     "rustc",
+    "snapshots",
     "tmp",
     "vmlinux",
 ];
@@ -171,6 +175,18 @@ impl Cache {
         let path = self.root.join(kind).join(key.name());
         // Held before it is looked at: what is whole now stays so.
         (pin::hold(&path) && manifest::holds(&path)).then_some(path)
+    }
+
+    /// Removes an entry that is of no use although it is as it was made, if `is_it` still: whoever wants it next makes it anew, and who
+    /// has files of it open keeps them.
+    ///
+    /// # Errors
+    /// It can't be removed.
+    pub fn give_up(&self, kind: &str, key: &Key, is_it: impl Fn(&Path) -> bool) -> Result<(), Error> {
+        let name = key.name();
+        let path = self.root.join(kind).join(&name);
+        let _lock = self.lock(&format!("{kind}-{name}"))?;
+        if is_it(&path) { self.take_away(&path).map_err(Error::io("remove", &path)) } else { Ok(()) }
     }
 
     /// Gives what was built its place, and what is in it an account.

@@ -166,3 +166,22 @@ fn entry_is_its_makers_from_the_moment_that_it_is_there() {
     assert_eq!(cache.discard(cache.entries().unwrap()).len(), 1);
     assert!(cache.find("images", &key).is_some());
 }
+
+#[test]
+fn discarded_entry_is_made_anew_and_another_in_its_place_stays() {
+    let (_folder, cache) = cache();
+    let key = Key::named("6.1");
+    let build = |text: &'static str| {
+        let entry = cache.entry("kernels", &key, |dir| {
+            fs::write(dir.join("file"), text).unwrap();
+            Ok::<_, Error>(())
+        });
+        fs::read_to_string(entry.unwrap().join("file")).unwrap()
+    };
+    assert_eq!(build("first"), "first");
+    cache.give_up("kernels", &key, |_| false).unwrap();
+    assert_eq!(build("second"), "first");
+    cache.give_up("kernels", &key, |entry| entry.join("file").is_file()).unwrap();
+    assert_eq!(build("third"), "third");
+    cache.give_up("kernels", &Key::named("6.2"), |entry| entry.exists()).unwrap();
+}

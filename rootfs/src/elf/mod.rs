@@ -2,11 +2,13 @@
 //! dynamic linker finds them, without running anything.
 
 mod linker;
+mod loaded;
 mod object;
 
 use std::path::{Path, PathBuf};
 
 pub(crate) use linker::Linker;
+pub use loaded::loaded;
 pub(crate) use object::Object;
 
 use crate::Error;

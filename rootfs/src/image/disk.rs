@@ -47,6 +47,19 @@ pub fn disk(cache: &Cache, spec: &DiskSpec) -> Result<PathBuf, Error> {
     Ok(entry.join(NAME))
 }
 
+/// A disk of `size` bytes of zeros in the cache, at the same place for all who want one of that size: nobody writes to it.
+///
+/// # Errors
+/// The cache can't be written.
+pub fn empty_disk(cache: &Cache, size: u64) -> Result<PathBuf, Error> {
+    const EMPTY: &str = "disk.raw";
+    let entry = cache.entry("images", &Key::new("empty-1").field("size", &size.to_le_bytes()), |dir| {
+        let path = dir.join(EMPTY);
+        File::create(&path).and_then(|file| file.set_len(size)).map_err(Error::io("create", &path))
+    })?;
+    Ok(entry.join(EMPTY))
+}
+
 /// Of every path, and of what changes with a file's content.
 fn key(tree: &Tree) -> Result<Key, Error> {
     tree.iter().try_fold(Key::new(FORM), |key, (path, node)| {

@@ -32,7 +32,7 @@ use crate::modules::Module;
 pub use base::PROMPT;
 
 pub use digest::sha256;
-pub use disk::{DiskSpec, disk};
+pub use disk::{DiskSpec, disk, empty_disk};
 pub use format::{Compression, Format};
 pub use listing::{Listed, list};
 

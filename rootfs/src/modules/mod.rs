@@ -5,7 +5,7 @@ mod index;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use crate::Error;
@@ -51,16 +51,29 @@ impl Module {
 }
 
 /// The modules `names` of the kernel whose modules are in `dir`, and all that they need, in the order to load
-/// them. What is built into the kernel is left out.
+/// them. What is built into the kernel is left out. A name with a `/` in it is the file of a module that is not the
+/// kernel's own.
 ///
 /// # Errors
 /// A module is missing or can't be read.
 pub fn closure(dir: &Path, names: &[&str]) -> Result<Vec<Module>, Error> {
-    let mut walk = Walk { index: Index::read(dir)?, order: Vec::new(), seen: BTreeSet::new() };
+    let own = names.iter().filter(|name| name.contains('/'));
+    let files = own.map(|name| (name_of(name), PathBuf::from(name))).collect();
+    let mut walk = Walk { index: Index::read(dir)?, files, order: Vec::new(), seen: BTreeSet::new() };
     for name in names {
-        walk.visit(&normal(name))?;
+        walk.visit(&name_of(name))?;
     }
     Ok(walk.order)
+}
+
+/// The name of the module that `name` asks for in [`closure`], with `_` for `-`.
+#[must_use]
+pub fn name_of(name: &str) -> String {
+    let file = name.rsplit('/').next().unwrap_or(name);
+    match content::uncompressed_name(file).strip_suffix(".ko") {
+        Some(stem) if name.contains('/') => normal(stem),
+        _ => normal(file),
+    }
 }
 
 /// The files of [`closure`], and those in `dir` that say what is where.
@@ -105,6 +118,8 @@ fn normal(name: &str) -> String {
 
 struct Walk {
     index: Index,
+    /// The files of modules that are not the kernel's own.
+    files: BTreeMap<String, PathBuf>,
     order: Vec<Module>,
     seen: BTreeSet<String>,
 }
@@ -138,6 +153,12 @@ impl Walk {
         // Also ends a circle, which no kernel that loads has.
         if !self.seen.insert(name.to_owned()) {
             return Ok(None);
+        }
+        if let Some(source) = self.files.get(name).cloned() {
+            let rest = content::dependencies(&source)?.into_iter();
+            // Where `make modules_install` has them.
+            let path = format!("updates/{name}.ko");
+            return Ok(Some(Begun { name: name.to_owned(), source, path, rest }));
         }
         let Some(file) = self.index.file(name)? else {
             if self.index.is_builtin(name) {

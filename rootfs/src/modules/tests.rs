@@ -208,3 +208,16 @@ fn what_is_no_file_or_too_large_is_refused_unread() {
     pipe("modules.dep");
     assert!(said("large").ends_with("modules.dep: a list of modules is a file"));
 }
+
+#[test]
+fn files_of_others_go_with_the_kernels_own_modules_that_they_need() {
+    let dir = tree(&[("kernel/bus.ko", module("")), ("modules.order", b"kernel/bus.ko\n".to_vec())]);
+    let own = tree(&[("my-base.ko", module("bus")), ("my-driver.ko", module("my_base"))]);
+    let path = |name: &str| own.path().join(name).to_string_lossy().into_owned();
+    let (driver, base) = (path("my-driver.ko"), path("my-base.ko"));
+    let modules = closure(dir.path(), &[&driver, &base]).unwrap();
+    assert_eq!(names(&modules), ["bus", "my_base", "my_driver"]);
+    assert_eq!(modules[2].path, "updates/my_driver.ko");
+    assert_eq!((name_of(&driver), name_of("xen-blk")), ("my_driver".to_owned(), "xen_blk".to_owned()));
+    assert!(closure(dir.path(), &["/nowhere/x.ko"]).unwrap_err().to_string().contains("/nowhere/x.ko"));
+}

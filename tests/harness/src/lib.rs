@@ -8,6 +8,7 @@ pub mod cases;
 pub mod check;
 pub mod console;
 pub mod evidence;
+pub mod fork;
 pub mod gate;
 pub mod guest;
 pub mod lab;

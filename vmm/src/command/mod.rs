@@ -5,6 +5,7 @@ mod options;
 mod port;
 mod run;
 mod signals;
+mod startup;
 mod status;
 mod table;
 

@@ -14,6 +14,7 @@ use kiln_vmm::outcome::Outcome;
 use super::options::{ConfigFormat, RunOptions};
 use super::port::Port;
 use super::signals;
+use super::startup;
 use super::status::status;
 use crate::FAILED;
 
@@ -61,6 +62,7 @@ pub(super) fn run(options: &RunOptions) -> Result<u8> {
     }
     let events = machine.event_loop()?;
     let caught = signals::end_in_order(&events, machine.controller())?;
+    startup::let_go_later(&events)?;
     let running = machine.start()?;
     let deadline =
         options.timeout.and_then(|seconds| Instant::now().checked_add(Duration::from_secs(seconds)));

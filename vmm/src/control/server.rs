@@ -30,10 +30,10 @@ use crate::vcpu::MachineState;
 pub(super) const CLIENTS_MAX: usize = 16;
 /// The most requests under way at a time: each has a thread.
 const UNDER_WAY_MAX: usize = 2 * CLIENTS_MAX;
-/// How long a machine that has ended waits for its last words to be taken.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+/// How long a machine that has ended waits for its last words to be taken; a busy host may need some of it to say them.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 /// How long it waits of that for requests that are under way.
-const LAST_ANSWERS: Duration = Duration::from_millis(500);
+const LAST_ANSWERS: Duration = Duration::from_secs(3);
 /// How long after there is something to look for it is looked for it, as for clients that don't read.
 const LOOK: Duration = Duration::from_secs(1);
 

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::address::GdbAddress;
 use super::session::{Over, Session};
@@ -145,14 +145,16 @@ impl Server {
         let mailbox = Arc::new(Mailbox::new(wake));
         let mut session: Option<Session> = None;
         loop {
-            let Ok([woken, client, sent]) = self.wait(&mailbox.wake, session.as_ref()) else { return };
+            // What a client had said by then is still heard, and its answer is how the machine ended. `wake` is rung after that.
+            let last = quit.load(Ordering::SeqCst);
+            let Ok([woken, client, sent]) = self.wait(&mailbox.wake, session.as_ref(), last) else { return };
             if woken {
                 mailbox.wake.heard();
             }
             if let Some(current) = &mut session {
                 // A packet that the protocol's crate stumbles over costs the session, and nothing else.
                 let turn = catch_unwind(AssertUnwindSafe(|| {
-                    if woken {
+                    if woken || last {
                         current.look()?;
                     }
                     if sent { current.read(&self.controller, &self.owner, &mailbox) } else { Ok(()) }
@@ -164,7 +166,7 @@ impl Server {
                     }
                 }
             }
-            if quit.load(Ordering::SeqCst) {
+            if last {
                 return;
             }
             if client {
@@ -179,8 +181,8 @@ impl Server {
         }
     }
 
-    /// Waits until there is something to do: told of, somebody at the door, something sent.
-    fn wait(&self, wake: &Bell, session: Option<&Session>) -> io::Result<[bool; 3]> {
+    /// Waits until there is something to do: told of, somebody at the door, something sent. At the `last` it only looks.
+    fn wait(&self, wake: &Bell, session: Option<&Session>, last: bool) -> io::Result<[bool; 3]> {
         let mut fds = vec![
             PollFd::new(wake, PollFlags::IN),
             PollFd::from_borrowed_fd(self.listener.as_fd(), PollFlags::IN),
@@ -188,8 +190,9 @@ impl Server {
         if let Some(session) = session {
             fds.push(PollFd::new(&session.stream, PollFlags::IN));
         }
+        let at_once = last.then_some(Timespec { tv_sec: 0, tv_nsec: 0 });
         loop {
-            match poll(&mut fds, None) {
+            match poll(&mut fds, at_once.as_ref()) {
                 Ok(_) => break,
                 Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(error.into()),

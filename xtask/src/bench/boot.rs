@@ -3,12 +3,9 @@
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::process::Command as Process;
-use std::sync::mpsc;
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use kiln::agent::{AgentError, Command, ProcessEvent, Status};
-use kiln::lab::{Lab, LabSpec};
+use kiln::lab::LabSpec;
 use kiln::rootfs::cache::Cache;
 use kiln::rootfs::progress::Progress;
 use kiln::rootfs::qemu;
@@ -16,19 +13,14 @@ use kiln::run::vmlinux_of;
 use kiln::run::{Recipe, cmdline};
 
 use super::inner::INNER_BENCH;
+use super::lab;
 use super::peers::{Guest, MEMORY_MIB, Peer, firecracker_config, firecracker_json, kiln as ours, on_path};
 use super::spec::{Came, Contender, Measured, Run, Spec};
 
 /// How often each contender runs after the cold round.
 const ROUNDS: usize = 3;
 /// How many labs are tried.
-pub(super) const SEEDS: u32 = 6;
-/// No run takes so long, on the slowest of hosts; one that does spins.
-const STALL: Duration = Duration::from_secs(120);
-/// No lab takes so long.
-pub(super) const GUARD: Duration = Duration::from_secs(60 * 60);
-/// Where the spec is in the lab.
-const SPEC: &str = "/kiln/spec.json";
+const SEEDS: u32 = 6;
 
 const GUESTS: [Guest; 3] = [
     Guest { name: "null", kernel: "/kiln/null.elf", initrd: None },
@@ -84,7 +76,7 @@ pub(crate) fn boot(cache: &Cache, progress: &dyn Progress) -> Result<Vec<Measure
             }
         }
     }
-    let lab = LabSpec { programs, files, guard: GUARD, ..LabSpec::default() };
+    let lab = LabSpec { programs, files, guard: lab::GUARD, ..LabSpec::default() };
     measure_all(cache, &lab, contenders, progress)
 }
 
@@ -145,7 +137,7 @@ fn measure_all(
             }
             take(&came, &mut measured[came.run.contender], &mut runs, progress);
         };
-        match measure(cache, lab, &spec, &mut came, progress) {
+        match measure(cache, &lab, &spec, &mut came, progress) {
             Ok(()) => return Ok(measured),
             Err(error) if seed == SEEDS => return Err(error.context("the lab got stuck each time")),
             Err(error) => progress.note(&format!("{error:#}; another seed goes on from there")),
@@ -157,81 +149,19 @@ fn measure_all(
 /// Measures `spec` in one lab; `came` is told of each run as it ends.
 fn measure(
     cache: &Cache,
-    lab: LabSpec,
+    lab: &LabSpec,
     spec: &Spec,
     came: &mut dyn FnMut(Came),
     progress: &dyn Progress,
 ) -> Result<()> {
-    let mut text = serde_json::to_vec(spec)?;
-    text.push(b'\n');
-    let program = std::env::current_exe()?.to_string_lossy().into_owned();
-    let argv = [program, INNER_BENCH.to_owned(), SPEC.to_owned()];
+    let program = std::env::current_exe()?;
+    let task = lab::Task { program: &program, word: INNER_BENCH, spec: serde_json::to_vec(spec)? };
     let mut line = |line: &[u8]| {
         if let Ok(one) = serde_json::from_slice(line) {
             came(one);
         }
     };
-    carry_out(cache, lab, &argv, &[(SPEC, &text)], &mut line, progress)
-}
-
-/// Runs `argv` in a lab that has `files` beside its own; `said` is told each line that it prints. A guest that spins ends the lab.
-pub(super) fn carry_out(
-    cache: &Cache,
-    lab: LabSpec,
-    argv: &[String],
-    files: &[(&str, &[u8])],
-    said: &mut dyn FnMut(&[u8]),
-    progress: &dyn Progress,
-) -> Result<()> {
-    let mut lab = Lab::start(cache, &lab, progress)?;
-    for (path, bytes) in files {
-        lab.client().put(path, 0o600, &mut &**bytes)?;
-    }
-    let argv = argv.to_vec();
-    let (alive, watched) = mpsc::channel::<()>();
-    let end = lab.ender();
-    let guard = std::thread::spawn(move || {
-        loop {
-            match watched.recv_timeout(STALL) {
-                Ok(()) => {}
-                Err(mpsc::RecvTimeoutError::Disconnected) => return false,
-                Err(mpsc::RecvTimeoutError::Timeout) => {
-                    end();
-                    return true;
-                }
-            }
-        }
-    });
-    let (mut pending, mut complaint) = (Vec::new(), Vec::new());
-    let follow = || -> Result<Status, AgentError> {
-        let mut process = lab.client().exec(Command { argv, ..Command::default() })?;
-        loop {
-            match process.next_event()? {
-                ProcessEvent::Stdout(bytes) => {
-                    let _watch_is_over = alive.send(());
-                    pending.extend_from_slice(&bytes);
-                    while let Some(end) = pending.iter().position(|&byte| byte == b'\n') {
-                        let line: Vec<u8> = pending.drain(..=end).collect();
-                        said(&line);
-                    }
-                }
-                ProcessEvent::Stderr(bytes) => complaint.extend_from_slice(&bytes),
-                ProcessEvent::Exited(status) => return Ok(status),
-                ProcessEvent::Started(_) | ProcessEvent::Events(_) => {}
-            }
-        }
-    };
-    let followed = follow();
-    drop(alive);
-    let stalled = guard.join().unwrap_or(false);
-    match followed {
-        Ok(Status::Code(0)) => Ok(()),
-        Ok(status) => {
-            bail!("measuring ended with {status:?}: {}", String::from_utf8_lossy(&complaint).trim())
-        }
-        Err(_) if stalled => bail!("a guest span for more than {} s of wall time", STALL.as_secs()),
-        Err(error) => Err(lab.explain(error).into()),
-    }
+    lab::measure(cache, lab, &task, &mut line, progress)
 }
 
 /// Keeps what a run came to; a contender that failed is not run again.

@@ -72,6 +72,7 @@ pub(super) fn measure(contender: &Contender) -> Result<Sample> {
         );
     };
     let exits = fs::read_to_string(EXITS).ok().and_then(|text| text.trim().parse().ok());
+    std::thread::sleep(Duration::from_millis(contender.settles_ms));
     let memory = resident_beside_guest(child.0.id(), contender.guest_memory)?;
     let hello_ms = contender.hello.then(|| wait_for_hello(&agent, began)).transpose()?;
     let entries = entries_ms();

@@ -111,6 +111,7 @@ impl Peer {
             marker: guest.marker(),
             hello: false,
             guest_memory: MEMORY_MIB << 20,
+            settles_ms: 0,
             kept: None,
         }
     }
@@ -134,6 +135,7 @@ pub(super) fn kiln(program: &str, guest: &Guest, cmdline: &str, cache: &str) -> 
         marker: guest.marker(),
         hello: guest.initrd.is_some(),
         guest_memory: MEMORY_MIB << 20,
+        settles_ms: 0,
         kept: Some(kept),
     }
 }

@@ -19,6 +19,8 @@ pub(crate) struct Contender {
     pub(crate) hello: bool,
     /// Guest RAM in bytes: a mapping of this size is the guest's, not the VMM's.
     pub(crate) guest_memory: u64,
+    /// For how many milliseconds the guest goes on behind its marker before the VMM's memory is read.
+    pub(crate) settles_ms: u64,
     /// A file that the first run leaves behind, to be removed before it, so that a cold start can be told.
     pub(crate) kept: Option<String>,
 }

@@ -16,7 +16,7 @@ use crate::ui::{self, Bars};
 pub(crate) enum Name {
     /// From exec to the first guest instruction, init and the agent's hello
     Boot,
-    /// From nothing to the first answer of a guest that goes on from a saved one
+    /// A case in a machine that goes on from a snapshot, beside one that boots
     Fork,
     /// A port or memory access of a guest, and the machine's own memory
     Exits,
@@ -75,15 +75,6 @@ pub(crate) fn run(args: Args) -> Result<Exit> {
         ui::line(stream, &words)?;
         own.exits = Some(exits);
     }
-    if wanted(Name::Fork) {
-        let forks = bench::fork(&cache, &Bars::new())?;
-        ui::line(stream, &forks.table().to_string())?;
-        ui::line(
-            stream,
-            "milliseconds of the lab's clock, which counts instructions (1 ms = 500,000), in one process",
-        )?;
-        own.fork = Some(forks);
-    }
     if wanted(Name::Boot) {
         let measured = bench::boot(&cache, &Bars::new())?;
         failed |= measured.iter().any(|one| one.error.is_some());
@@ -94,6 +85,17 @@ pub(crate) fn run(args: Args) -> Result<Exit> {
              medians of warm runs; cold is the first run",
         )?;
         own.boot = Some(measured);
+    }
+    if wanted(Name::Fork) {
+        let forks = bench::fork(&cache, &Bars::new())?;
+        ui::line(stream, &forks.goals().to_string())?;
+        ui::line(stream, &forks.steps().to_string())?;
+        ui::line(
+            stream,
+            "milliseconds of the lab's clock, which counts instructions (1 ms = 500,000); medians; memory is anonymous, \
+             of guest and machine",
+        )?;
+        own.fork = Some(forks);
     }
     let exit = if failed { Exit::UNTESTABLE } else { Exit::PASSED };
     let on_kvm = own.exits.is_some().then_some(RanOn::Kvm);

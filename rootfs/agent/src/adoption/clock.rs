@@ -71,7 +71,8 @@ impl Exchange {
             return Ok(None);
         }
         move_clock(bounds.middle()).map_err(|error| refusal("set the clock", &error))?;
-        let clock_error = u64::try_from(bounds.width() - bounds.width() / 2).unwrap_or(u64::MAX);
+        // The kernel takes microseconds.
+        let clock_error = u64::try_from(bounds.width() - bounds.width() / 2 + 1000).unwrap_or(u64::MAX);
         Ok(Some(Adopted { clock_error }))
     }
 }
@@ -85,7 +86,7 @@ fn now() -> i128 {
 /// Moves the clock as it stands by so many nanoseconds: how long it takes to get there does not matter.
 fn move_clock(by: i128) -> io::Result<()> {
     let seconds = i64::try_from(by.div_euclid(NANOSECONDS));
-    let rest = i64::try_from(by.rem_euclid(NANOSECONDS));
+    let rest = i64::try_from(by.rem_euclid(NANOSECONDS) / 1000);
     match (seconds, rest) {
         (Ok(seconds), Ok(rest)) => crate::system::move_clock(seconds, rest),
         _ => Err(io::Error::from_raw_os_error(libc::EINVAL)),

@@ -24,7 +24,7 @@ use crate::progress::Progress;
 use configure::Lists;
 use make::Make;
 use place::{Held, Place};
-use toolchain::Toolchain;
+pub(super) use toolchain::Toolchain;
 
 /// The base if none is named and the tree has no configuration.
 pub const DEFAULT_BASE: &str = "tiny";

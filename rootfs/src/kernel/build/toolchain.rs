@@ -105,7 +105,7 @@ enum Need {
 
 /// The tools that a kernel is built with.
 #[derive(Clone, Debug)]
-pub(super) struct Toolchain {
+pub(in crate::kernel) struct Toolchain {
     /// make's program, and what is behind it.
     make: Vec<OsString>,
     /// What goes on make's command line.
@@ -116,7 +116,7 @@ pub(super) struct Toolchain {
 
 impl Toolchain {
     /// As this process's environment chooses.
-    pub(super) fn of_environment() -> Self {
+    pub(in crate::kernel) fn of_environment() -> Self {
         Self::of(|name| std::env::var_os(name))
     }
 
@@ -187,7 +187,7 @@ impl Toolchain {
     }
 
     /// What the outcome of configuring depends on beside the options asked for.
-    pub(super) fn identity(&self) -> Vec<(String, Vec<u8>)> {
+    pub(in crate::kernel) fn identity(&self) -> Vec<(String, Vec<u8>)> {
         let mut all = self.choices();
         let mut compiler = self.compiler().into_iter();
         if let Some(program) = compiler.next() {
@@ -234,6 +234,38 @@ impl Toolchain {
             self.look_for(LIBELF, &mut missing);
         }
         missing.into_result()
+    }
+
+    /// Whether all is there that a module of others needs, whose kernel was built elsewhere.
+    ///
+    /// # Errors
+    /// As [`Toolchain::check`].
+    pub(in crate::kernel) fn check_for_modules(&self) -> Result<(), Error> {
+        let mut missing = Missing::default();
+        for (word, package) in
+            [(Some(self.maker()), "make"), (self.compiler().last().map(AsRef::as_ref), "gcc")]
+        {
+            if let Some(word) = word.filter(|word| self.find(word).is_none()) {
+                missing.add(word.to_string_lossy(), package);
+            }
+        }
+        missing.into_result()
+    }
+
+    /// make for a module whose kernel was built in, or has its headers in, `headers`.
+    pub(in crate::kernel) fn make_modules(&self, headers: &Path) -> Command {
+        let mut make = self.make();
+        // Debian's headers name the very compiler that the kernel was built with. Another version does as well, but for
+        // the compiler's plugins, which no distribution's kernel has on.
+        let named = std::fs::read_to_string(headers.join(".kernelvariables")).unwrap_or_default();
+        let named = named.split_whitespace().rev().find_map(|word| word.strip_prefix("$(CROSS_COMPILE)"));
+        let chosen = self.ccache || ["CC", "LLVM"].iter().any(|name| self.variables.contains_key(name));
+        if let (Some(gcc), false) = (named, chosen)
+            && self.find(format!("x86_64-linux-gnu-{gcc}").as_ref()).is_none()
+        {
+            make.arg("CC=gcc");
+        }
+        make
     }
 
     /// Whether all is there that a build with these options needs.

@@ -102,7 +102,9 @@ fn of_the_body(backtrace: &str) -> String {
     let is_panic =
         |frame: &String| frame.contains("rust_begin_unwind") || frame.contains("core::panicking::");
     let from = frames.iter().rposition(is_panic).map_or(0, |at| at + 1);
-    let is_ours = |frame: &String| frame.contains("cases/attempt.rs") || frame.contains("catch_unwind");
+    // In others' projects this crate may have names and no lines.
+    let ours = ["cases/attempt.rs", "kiln::cases::attempt", "catch_unwind"];
+    let is_ours = |frame: &String| ours.iter().any(|ours| frame.contains(ours));
     let to = frames.iter().skip(from).position(is_ours).map_or(frames.len(), |at| from + at);
     frames[from..to].concat()
 }

@@ -60,9 +60,11 @@ pub struct Options {
     pub disks: Vec<Disk>,
     /// Files of the crate's, and where they are in the guest.
     pub files: Vec<(&'static str, &'static str)>,
-    /// Modules of the kernel's that are loaded before the case, beside those that the machine needs.
+    /// Modules that are loaded before the case, beside those that the machine needs: the kernel's own by their names;
+    /// others, with a `/`, by a file of the crate's (`./driver.ko`) or the folder with the source (`./driver`), which
+    /// is built for the case's kernel.
     pub modules: Vec<&'static str>,
-    /// Modules that are in the guest and not loaded; what they depend on is.
+    /// Modules that are in the guest and not loaded; what they depend on is. They are named as those that are.
     pub loadable: Vec<&'static str>,
     /// The limit on the machine's clock.
     pub timeout: Duration,

@@ -30,6 +30,7 @@ mod noise;
 mod pool;
 mod prepared;
 mod run;
+mod shape;
 mod stage;
 
 #[doc(hidden)]
@@ -42,7 +43,7 @@ pub use error::{Fault, GuestError};
 pub use guest::{Guest, Output};
 pub use ignored::{Cause, Ignored, ignored_log};
 pub(crate) use noise::letters;
-pub(crate) use prepared::{CARRIED, CONFIG, Cargo, Carried};
+pub(crate) use prepared::{BUILT, Built, CARRIED, CONFIG, Cargo, Carried, build_sources};
 pub(crate) use run::CARGO;
 pub use run::main;
 pub use stage::machine_for;

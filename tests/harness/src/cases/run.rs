@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 
 use kiln_rootfs::cache::Cache;
-use kiln_rootfs::progress::Silent;
 use libtest_mimic::{Arguments, Completion, Conclusion, Failed, Trial};
 
 use super::attempt::{End, attempt};
@@ -15,10 +14,12 @@ use super::ignored::{self, Cause, Ignored};
 use super::inside::{self, FAILED, GUEST_CASE, GUEST_LOG};
 use super::pool::Pool;
 use super::prepared::Cargo;
+use super::shape::Shapes;
 use super::{Body, CASES, Case, stage};
+use crate::fork;
 use crate::gate::{self, Decision, Mode, Needs, decide};
 use crate::lab::{self, IN_LAB};
-use crate::run::Recipe;
+use crate::run::{Recipe, Told};
 
 /// Has a test binary print what its cases need beside itself, as JSON, in the place of a run.
 pub(crate) const CARGO: &str = "KILN_PRINT_CARGO";
@@ -45,7 +46,9 @@ pub fn main(suite: &'static str) -> ExitCode {
         Ok(mode) => mode,
         Err(error) => return refused(&error.to_string()),
     };
-    if mode == Mode::Lab && std::env::var_os(IN_LAB).is_none() && !arguments.list {
+    let elsewhere = mode == Mode::Lab && std::env::var_os(IN_LAB).is_none() && !arguments.list;
+    // A lab takes seconds to be had, and is of no use to cases that need no KVM.
+    if elsewhere && chosen(&arguments, &cases).any(|case| case.needs != Needs::Nothing) {
         return in_lab();
     }
     let skipped: Arc<Mutex<Vec<Ignored>>> = Arc::default();
@@ -75,14 +78,21 @@ pub fn main(suite: &'static str) -> ExitCode {
 
 /// Tells what the cases that `arguments` choose need beside this binary.
 fn print_cargo(arguments: &Arguments, cases: &[Case]) -> ExitCode {
-    let chosen = cases.iter().filter(|case| {
-        let trial = Trial::test(case.name.clone(), || Ok(())).with_ignored_flag(case.ignored.is_some());
-        !arguments.is_filtered_out(&trial) && !arguments.is_ignored(&trial)
-    });
-    match serde_json::to_writer(io::stdout(), &Cargo::of(chosen)) {
+    match serde_json::to_writer(io::stdout(), &Cargo::of(chosen(arguments, cases))) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => refused(&error.to_string()),
     }
+}
+
+/// The cases that `arguments` choose, whatever the gate says of them.
+fn chosen<'a>(arguments: &Arguments, cases: &'a [Case]) -> impl Iterator<Item = &'a Case> {
+    cases.iter().filter(|case| is_chosen(arguments, case))
+}
+
+/// Whether `arguments` ask for a case, as far as its author and its name go.
+fn is_chosen(arguments: &Arguments, case: &Case) -> bool {
+    let trial = Trial::test(case.name.clone(), || Ok(())).with_ignored_flag(case.ignored.is_some());
+    !arguments.is_filtered_out(&trial) && !arguments.is_ignored(&trial)
 }
 
 /// Writes a line to standard error, in one piece: others write there too.
@@ -102,9 +112,8 @@ fn in_lab() -> ExitCode {
         let own = std::env::current_exe().map_err(|error| error.to_string())?;
         let arguments: Vec<String> = std::env::args().skip(1).collect();
         let streams: (&mut dyn Write, &mut dyn Write) = (&mut io::stdout(), &mut io::stderr());
-        let statuses =
-            lab::run_tests(&cache, &Recipe::of_environment(), &[own], &arguments, streams, &Silent)
-                .map_err(|error| kiln_vmm::chain(&error))?;
+        let statuses = lab::run_tests(&cache, &Recipe::of_environment(), &[own], &arguments, streams, &Told)
+            .map_err(|error| kiln_vmm::chain(&error))?;
         Ok(statuses.into_iter().max().unwrap_or(FAILED))
     };
     run().map_or_else(|why| refused(&why), ExitCode::from)
@@ -121,6 +130,7 @@ fn gated(
 ) -> (Vec<Trial>, Vec<Ignored>) {
     let binary = std::env::current_exe().unwrap_or_default();
     let mut ignored = Vec::new();
+    let shapes = Shapes::of(chosen(arguments, &cases));
     let trials = cases.into_iter().map(|case| {
         // In the lab there is all that a case may need; without KVM no host is asked.
         let elsewhere = mode == Mode::Lab && std::env::var_os(IN_LAB).is_none();
@@ -153,8 +163,9 @@ fn gated(
                 if arguments.list || arguments.is_filtered_out(&trial) || arguments.is_ignored(&trial) {
                     return trial;
                 }
+                let forked = shapes.fork(&case);
                 let memory = case.options().map(|options| options.memory_mib);
-                let result = pool.add(memory, move || run(suite, case));
+                let result = pool.add(memory, move || run(suite, case, forked));
                 let skipped = skipped.clone();
                 Trial::ignorable_test(name, move || match result.recv() {
                     Ok(End::Passed) => Ok(Completion::Completed),
@@ -186,11 +197,11 @@ fn gated(
     (trials.collect(), ignored)
 }
 
-fn run(suite: &str, case: Case) -> End {
+fn run(suite: &str, case: Case, forked: bool) -> End {
     match case.body {
         Body::Host(body) => attempt(body, case.panics),
-        Body::Guest(options, _) => stage::in_guest(suite, &case.name, &options),
-        Body::Vm(options, body) => stage::with_guest(suite, &case.name, &options, body, case.panics),
+        Body::Guest(options, _) => stage::in_guest(suite, &case.name, &options, forked),
+        Body::Vm(options, body) => stage::with_guest(suite, &case.name, &options, forked, body, case.panics),
     }
 }
 
@@ -218,8 +229,13 @@ fn close(suite: &str, mode: Mode, conclusion: &Conclusion) {
     let on = match (mode, std::env::var_os(IN_LAB)) {
         (_, Some(_)) => "in the lab".to_owned(),
         (Mode::Off, None) => "with KVM off".to_owned(),
+        (Mode::Lab, None) => "on this host, without a lab".to_owned(),
         (_, None) => format!("on KVM at level {}", gate::host_level().as_str()),
     };
+    let forked = fork::count();
+    if forked > 0 {
+        say(&format!("{suite}: {forked} machines went on from a snapshot"));
+    }
     let ignored = conclusion.num_ignored;
     let could_not = if refused > 0 { format!(", {refused} could not run") } else { String::new() };
     say(&format!("{suite}: {ran} ran {on}{could_not}, {ignored} ignored"));

@@ -3,34 +3,43 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use kiln_vmm::config::{DiskConfig, MachineConfig};
+use kiln_rootfs::image;
+use kiln_vmm::config::{Boot, DiskConfig, MachineConfig};
 use kiln_vmm::machine::MachineState;
 
 use super::attempt::{End, attempt};
 use super::case::ShouldPanic;
 use super::noise::Noise;
-use super::prepared::prepared;
+use super::prepared::{Prepared, prepared};
 use super::{Disk, Guest, Options, Outcome, inside};
 use crate::agent::AgentError;
 use crate::console::sanitize;
 use crate::evidence::{RunDirectory, runs_root};
+use crate::fork::{Fork, Snapshot};
 use crate::run::{
     BodyEnd, Plan, Recipe, Report, Session, Task, execute_with, hold_of_environment, machine_name,
 };
 use crate::verdict::Verdict;
+
+/// How long the guest that is saved may take to boot: the case that makes it, and those that wait for it, have all of their own time
+/// afterwards.
+const SNAPSHOT_LIMIT: Duration = Duration::from_secs(120);
 
 /// A case's machine, its directory, and the disks that go with it.
 struct Stage {
     plan: Plan,
     directory: Arc<RunDirectory>,
     disks: Vec<PathBuf>,
+    /// Where the machine goes on from, if it is not to boot.
+    fork: Option<Fork>,
     /// Removed with the case.
     _scratch: Vec<tempfile::NamedTempFile>,
     own: PathBuf,
 }
 
-fn stage(suite: &str, case: &str, options: &Options) -> Result<Stage, String> {
+fn stage(suite: &str, case: &str, options: &Options, forked: bool) -> Result<Stage, String> {
     let prepared = prepared(options)?;
     let io = |error: io::Error| error.to_string();
     let directory = RunDirectory::begin(&runs_root(prepared.cache.root()), suite, case).map_err(io)?;
@@ -38,6 +47,10 @@ fn stage(suite: &str, case: &str, options: &Options) -> Result<Stage, String> {
     for disk in &options.disks {
         let path = match *disk {
             Disk::Image(name) => options.file(name),
+            // A fork keeps to itself what it writes.
+            Disk::Scratch(size) | Disk::ReadOnly(size) if forked => {
+                image::empty_disk(&prepared.cache, size).map_err(|error| kiln_vmm::chain(&error))?
+            }
             Disk::Scratch(size) | Disk::ReadOnly(size) => {
                 let file = tempfile::NamedTempFile::new().map_err(io)?;
                 file.as_file().set_len(size).map_err(io)?;
@@ -57,8 +70,10 @@ fn stage(suite: &str, case: &str, options: &Options) -> Result<Stage, String> {
         timeout: options.timeout,
         ..Recipe::default()
     };
-    let mut machine = recipe.machine(&prepared.vmlinux, prepared.image.clone());
+    let image = if forked { prepared.base.clone() } else { prepared.image()? };
+    let mut machine = recipe.machine(&prepared.vmlinux, image);
     machine.virtio_console = options.console;
+    let fork = forked.then(|| fork(&prepared, &mut machine, &directory)).flatten();
     machine.name = options.control.then(|| machine_name(directory.relative()));
     // Evidence that can't be written (a full disk) must not change the outcome.
     let _ = directory.json("machine.json", &machine);
@@ -74,14 +89,53 @@ fn stage(suite: &str, case: &str, options: &Options) -> Result<Stage, String> {
         plan,
         directory: Arc::new(directory),
         disks: disks.into_iter().map(|disk| disk.path).collect(),
+        fork,
         _scratch: scratch,
         own: prepared.own.clone(),
     })
 }
 
+/// What `machine`, which gets a place for the program's disk, goes on from; none if it has to boot after all, which is then noted.
+fn fork(prepared: &Arc<Prepared>, machine: &mut MachineConfig, directory: &RunDirectory) -> Option<Fork> {
+    let disk = prepared.disk();
+    let snapshot = disk.and_then(|disk| {
+        let config = MachineConfig { reserved_disk: true, ..machine.clone() };
+        let snapshot = Snapshot::of(&prepared.cache, &config, SNAPSHOT_LIMIT);
+        Ok((disk, config, snapshot.map_err(|error| kiln_vmm::chain(&error))?))
+    });
+    let whole = {
+        let (prepared, machine) = (prepared.clone(), machine.clone());
+        move || with_image(&machine, prepared.image()?)
+    };
+    match snapshot {
+        Ok((disk, config, snapshot)) => {
+            *machine = config;
+            Some(Fork { snapshot: Arc::new(snapshot), disk, boot: Box::new(whole) })
+        }
+        Err(why) => {
+            let _ = directory.event("vmm", "warning", &format!("no snapshot to go on from: {why}"));
+            // Without an image there is nothing to run: the run says so when it finds no program.
+            if let Ok(config) = whole() {
+                *machine = config;
+            }
+            None
+        }
+    }
+}
+
+/// `machine`, booted with another image.
+fn with_image(machine: &MachineConfig, image: PathBuf) -> Result<MachineConfig, String> {
+    let mut machine = machine.clone();
+    match &mut machine.boot {
+        Boot::Kernel { initrd, .. } => *initrd = Some(image),
+        _ => return Err("only a kernel boots an image".to_owned()),
+    }
+    Ok(machine)
+}
+
 /// Runs the guest half of a case in a fresh machine.
-pub(super) fn in_guest(suite: &str, case: &str, options: &Options) -> End {
-    let stage = match stage(suite, case, options) {
+pub(super) fn in_guest(suite: &str, case: &str, options: &Options, forked: bool) -> End {
+    let stage = match stage(suite, case, options, forked) {
         Ok(stage) => stage,
         Err(why) => return End::Failed(why),
     };
@@ -98,10 +152,11 @@ pub(super) fn with_guest(
     suite: &str,
     case: &str,
     options: &Options,
+    forked: bool,
     body: fn(&mut Guest) -> Outcome,
     panics: Option<ShouldPanic>,
 ) -> End {
-    let stage = match stage(suite, case, options) {
+    let stage = match stage(suite, case, options, forked) {
         Ok(stage) => stage,
         Err(why) => return End::Failed(why),
     };
@@ -152,7 +207,7 @@ pub(super) struct Gone(pub(super) String);
 /// Boots the machine, has `body` do its part, and tells how the case ended.
 fn perform(stage: Stage, body: impl FnOnce(Session) -> (Result<End, Gone>, Session) + Send) -> End {
     let ended = Mutex::new(None);
-    let report = execute_with(&stage.plan, &stage.directory, |session| {
+    let report = execute_with(&stage.plan, stage.fork.as_ref(), &stage.directory, |session| {
         let (end, session) = body(session);
         let told = match &end {
             Ok(End::Passed | End::Skipped(_)) => BodyEnd::Held,
@@ -233,5 +288,5 @@ pub fn machine_for(cpus: u32, memory_mib: u64) -> Result<MachineConfig, String> 
     let prepared = prepared(&Options::default())?;
     let kernel = Some(prepared.kernel.image.clone());
     let recipe = Recipe { kernel, cpus, memory: Some(memory_mib << 20), ..Recipe::default() };
-    Ok(recipe.machine(&prepared.vmlinux, prepared.image.clone()))
+    Ok(recipe.machine(&prepared.vmlinux, prepared.image()?))
 }

@@ -1,6 +1,6 @@
 //! Test binaries carried into one lab, and run there one after the other.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process;
@@ -13,7 +13,7 @@ use kiln_rootfs::{agent, modules};
 
 use super::{Lab, LabError, LabSpec};
 use crate::agent::{AgentError, Command, ProcessEvent};
-use crate::cases::{CARGO, CARRIED, CONFIG, Cargo, Carried};
+use crate::cases::{BUILT, Built, CARGO, CARRIED, CONFIG, Cargo, Carried, build_sources};
 use crate::evidence::{EVIDENCE_FD, EVIDENCE_ROOT, Replay, runs_root};
 use crate::gate::MODE_VARIABLE;
 use crate::run::{Recipe, exit_status, not_in_the_lab, pass_on, vmlinux_of};
@@ -27,6 +27,8 @@ pub const GUEST_MODULES: &str = "KILN_GUEST_MODULES";
 
 /// The most that a whole suite may take in the lab, in wall time.
 const SUITE_LIMIT: Duration = Duration::from_secs(60 * 60);
+/// What a machine takes beside its guest's memory, with room to spare, in MiB.
+const MACHINE_MIB: u64 = 256;
 
 /// Runs each of `binaries` with `arguments` in one lab; what they print goes to `out` and `err` as it comes,
 /// their evidence below the cache's `runs`. Returns each one's exit status, in order.
@@ -44,6 +46,7 @@ pub fn run_tests(
     not_in_the_lab();
     let cargo = cargo_of(binaries, arguments)?;
     let mut spec = LabSpec { programs: binaries.to_vec(), guard: SUITE_LIMIT, ..LabSpec::default() };
+    spec.guest_memory = spec.guest_memory.max(cargo.memory_mib.saturating_add(MACHINE_MIB) << 20);
     spec.files.push((agent::build(cache, progress)?, "/kiln/agent".to_owned()));
     spec.files.extend(cargo.files.into_iter().map(|file| {
         let inside = file.to_string_lossy().into_owned();
@@ -52,17 +55,26 @@ pub fn run_tests(
     let none = BTreeSet::new();
     let own = cargo.kernels.get("").unwrap_or(&none);
     let guest = recipe.kernel(cache, progress)?;
-    let (_, modules) = bring_kernel(cache, &guest, own, "/kiln", &mut spec)?;
+    let mut built = Built::new();
+    let own =
+        with_built(own, built.entry(String::new()).or_insert(build_sources(cache, &guest, own, progress)));
+    let (_, modules) = bring_kernel(cache, &guest, &own, "/kiln", &mut spec)?;
     let modules = modules.unwrap_or_default();
     let mut carried = Carried::new();
     for (index, (name, modules)) in cargo.kernels.iter().filter(|(name, _)| !name.is_empty()).enumerate() {
         let kernel = kernel::find(cache, Path::new(name), None, progress)?;
         let place = format!("/kiln/kernels/{index}");
-        let brought = bring_kernel(cache, &kernel, modules, &place, &mut spec)?;
+        let sources = build_sources(cache, &kernel, modules, progress);
+        let modules = with_built(modules, built.entry(name.clone()).or_insert(sources));
+        let brought = bring_kernel(cache, &kernel, &modules, &place, &mut spec)?;
         carried.insert(name.clone(), brought);
     }
-    let carried = serde_json::to_string(&carried)
-        .map_err(|error| LabError::Host { what: "name the kernels".to_owned(), source: error.into() })?;
+    let unnamed = |error: serde_json::Error| LabError::Host {
+        what: "name the kernels".to_owned(),
+        source: error.into(),
+    };
+    let carried = serde_json::to_string(&carried).map_err(unnamed)?;
+    let built = serde_json::to_string(&built).map_err(unnamed)?;
     let runs = runs_root(cache.root());
     let mut env: Vec<(String, String)> = std::env::vars()
         .filter(|(name, _)| name.starts_with("KILN_") || name == "RUST_BACKTRACE" || name == "TERM")
@@ -73,6 +85,7 @@ pub fn run_tests(
         (GUEST_KERNEL, "/kiln/kernel"),
         (GUEST_MODULES, &*modules.to_string_lossy()),
         (CARRIED, &*carried),
+        (BUILT, &*built),
         ("KILN_AGENT", "/kiln/agent"),
         ("KILN_CACHE", "/kiln/cache"),
         (EVIDENCE_FD, "3"),
@@ -115,6 +128,16 @@ fn cargo_of(binaries: &[PathBuf], arguments: &[String]) -> Result<Cargo, LabErro
         cargo.add(serde_json::from_slice(&asked.stdout).map_err(|error| failed(error.into()))?);
     }
     Ok(cargo)
+}
+
+/// `names` with the files that were `built` in the place of sources; what was not built is not brought, and fails the
+/// cases that ask for it.
+fn with_built(
+    names: &BTreeSet<String>,
+    built: &BTreeMap<String, Result<Vec<String>, String>>,
+) -> BTreeSet<String> {
+    let own = names.iter().filter(|name| !built.contains_key(*name)).cloned();
+    own.chain(built.values().flatten().flatten().cloned()).collect()
 }
 
 /// Has the lab bring `kernel` below `place`, with `modules` beside those that every guest needs; returns where its image

@@ -10,7 +10,7 @@ use kiln_rootfs::kernel::check::need;
 use kiln_vmm::chain;
 use kiln_vmm::config::MachineConfig;
 use kiln_vmm::dump::VcpuDump;
-use kiln_vmm::machine::{ConsoleEnd, Ended, Machine, MachineError, MachineIo, Running};
+use kiln_vmm::machine::{ConsoleEnd, Ended, Machine, MachineError, MachineIo, RestoreIo, Running};
 use kiln_vmm::outcome::Outcome;
 
 use super::hold::{Hold, machine_name};
@@ -23,6 +23,7 @@ use super::typist::Typist;
 use crate::agent::AgentError;
 use crate::console::{Console, sanitize};
 use crate::evidence::RunDirectory;
+use crate::fork::Fork;
 use crate::verdict::Verdict;
 
 /// How long a guest has to power off once it was asked to, or to show why its agent died.
@@ -41,23 +42,31 @@ const NO_ROOM: &str = "Initramfs unpacking failed: write error";
 /// This never fails: what goes wrong is in the report.
 #[must_use]
 pub fn execute(plan: &Plan, directory: &Arc<RunDirectory>, io: TaskIo<'_>) -> Report {
-    carry_out(plan, directory, io, None)
+    carry_out(plan, None, directory, io, None)
 }
 
-/// As [`execute`], with `body` in the place of the plan's task: what it returns is the one assertion.
+/// As [`execute`], with `body` in the place of the plan's task: what it returns is the one assertion. The machine goes on from
+/// `fork`, if there is one and it can be had.
 #[must_use]
 pub(crate) fn execute_with(
     plan: &Plan,
+    fork: Option<&Fork>,
     directory: &Arc<RunDirectory>,
     body: impl FnOnce(Session) -> (BodyEnd, Session) + Send,
 ) -> Report {
     let (mut out, mut err) = (io::sink(), io::sink());
     let io = TaskIo { stdin: None, stdout: &mut out, stderr: &mut err, console: None, line: None };
-    carry_out(plan, directory, io, Some(Box::new(body)))
+    carry_out(plan, fork, directory, io, Some(Box::new(body)))
 }
 
-fn carry_out(plan: &Plan, directory: &Arc<RunDirectory>, io: TaskIo<'_>, body: Option<Body<'_>>) -> Report {
-    let (report, dumps) = run(plan, directory, io, body).unwrap_or_else(|error| {
+fn carry_out(
+    plan: &Plan,
+    fork: Option<&Fork>,
+    directory: &Arc<RunDirectory>,
+    io: TaskIo<'_>,
+    body: Option<Body<'_>>,
+) -> Report {
+    let (report, dumps) = run(plan, fork, directory, io, body).unwrap_or_else(|error| {
         let verdict = if error.is_environment() { Verdict::Untestable } else { Verdict::Vmm };
         (Report::without_machine(verdict, chain(&error)), Vec::new())
     });
@@ -87,6 +96,7 @@ struct Shared {
 
 fn run(
     plan: &Plan,
+    fork: Option<&Fork>,
     directory: &Arc<RunDirectory>,
     mut io: TaskIo<'_>,
     body: Option<Body<'_>>,
@@ -107,7 +117,30 @@ fn run(
     let (turns, next) = mpsc::channel::<Parts>();
     let wishes = body.is_some().then(|| Arc::new(Wishes::new(next, shared.console.clone())));
     let mut echo = if plan.show_console { io.console.take() } else { None };
-    let mut begin = || start(&config, &shared, wishes.as_ref(), directory, echo.take());
+    // Only the first goes on from a snapshot: another begins as its reset line has it.
+    let mut first = fork;
+    let mut begin = || {
+        if let Some(fork) = first.take() {
+            match start(&config, Some(fork), &shared, wishes.as_ref(), directory, None) {
+                Ok(started) => return Ok(started),
+                Err(error) => {
+                    let what = format!("no fork can be had ({}); the machine boots", chain(&error));
+                    let _ = directory.event("vmm", "warning", &what);
+                    if let MachineError::Snapshot(error) = &error
+                        && error.is_stale()
+                    {
+                        fork.snapshot.give_up();
+                    }
+                }
+            }
+        }
+        if let Some(fork) = fork {
+            let name = config.name.take();
+            config = (fork.boot)().map_err(|why| MachineError::Io(io::Error::other(why)))?;
+            config.name = name;
+        }
+        start(&config, None, &shared, wishes.as_ref(), directory, echo.take())
+    };
 
     let began = Instant::now();
     let deadline = began + plan.timeout;
@@ -139,7 +172,8 @@ fn run(
         }
         let mut running = running;
         let ended = loop {
-            let ended = running.wait(Some(deadline));
+            // One that is kept has no deadline: a busy host may have come this far only when that was over.
+            let ended = running.wait(shared.hold.is_none().then_some(deadline));
             note_losses(directory, &ended);
             let Some(wishes) = wishes else { break Ok(ended) };
             wishes.search.end();
@@ -188,12 +222,13 @@ fn failure(progress: &Progress) -> Option<String> {
 /// Starts a machine of the plan's make: the one place where that is done.
 fn start(
     config: &MachineConfig,
+    fork: Option<&Fork>,
     shared: &Arc<Shared>,
     wishes: Option<&Arc<Wishes>>,
     directory: &Arc<RunDirectory>,
     echo: Option<Box<dyn Write + Send>>,
 ) -> Result<(Running, Parts), MachineError> {
-    let serial = Box::new(Tap {
+    let mut serial = Box::new(Tap {
         shared: shared.clone(),
         wishes: wishes.cloned(),
         room: LOG_MAX,
@@ -208,7 +243,18 @@ fn start(
         port.get_or_insert(near);
     }
     let (console, console_end) = console_ends(config.virtio_console && wishes.is_some())?;
-    let mut machine = Machine::new(config, MachineIo { serial, console: console_end, ports: far_ends })?;
+    let (mut machine, adopting) = match fork {
+        Some(fork) => {
+            // What a guest said before it was saved is each fork's own past.
+            serial.write_all(fork.snapshot.console()).map_err(MachineError::Io)?;
+            let name = config.name.clone();
+            let io = RestoreIo { name, serial, console: console_end, ports: far_ends, reserved_disk: None };
+            let (machine, adopting) =
+                fork.restore(io).map_err(|error| MachineError::Snapshot(Box::new(error)))?;
+            (machine, Some(adopting))
+        }
+        None => (Machine::new(config, MachineIo { serial, console: console_end, ports: far_ends })?, None),
+    };
     machine.tell_unclaimed({
         let directory = directory.clone();
         move |report| report.lines().for_each(|line| drop(directory.event("vmm", "info", &line)))
@@ -218,7 +264,7 @@ fn start(
     if shared.hold.is_some() {
         Hold::keep(&machine);
     }
-    Ok((running, Parts { port, console, machine }))
+    Ok((running, Parts { port, console, machine, adopting }))
 }
 
 /// A virtio console for those who want one: the host's end, and the machine's.

@@ -13,6 +13,7 @@ mod recipe;
 mod report;
 mod session;
 mod task;
+mod told;
 mod typist;
 mod vmlinux;
 
@@ -28,4 +29,5 @@ pub use report::{Assertion, Report};
 pub(crate) use session::{BodyEnd, Session};
 pub use task::TaskIo;
 pub(crate) use task::{exit_status, pass_on};
+pub use told::Told;
 pub use vmlinux::{VmlinuxError, vmlinux_of};

@@ -9,6 +9,7 @@ use kiln_vmm::machine::Controller;
 
 use crate::agent::{AgentError, Client};
 use crate::console::{Console, Search};
+use crate::fork::Adopting;
 
 /// What there is of a machine that was started.
 pub(super) struct Parts {
@@ -17,6 +18,8 @@ pub(super) struct Parts {
     /// The host's end of the virtio console, where there is one.
     pub(super) console: Option<UnixStream>,
     pub(super) machine: Controller,
+    /// What is said to its agent first, if it is a fork: an agent that booted says hello.
+    pub(super) adopting: Option<Adopting>,
 }
 
 /// What a session, the thread that waits for its machine and the console know of each other.
@@ -58,6 +61,12 @@ impl Wishes {
         *self.last_output.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Has another machine take this one's place.
+    pub(super) fn again(&self, machine: &Controller) {
+        self.again.store(true, Ordering::SeqCst);
+        machine.reset();
+    }
+
     /// Waits until the last machine has ended; says whether it did in `time`.
     pub(super) fn ends_within(&self, time: Duration) -> bool {
         let next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
@@ -70,7 +79,7 @@ impl Wishes {
     }
 
     /// The machine that takes the last one's place; none if there will be no other.
-    fn next(&self) -> Option<Parts> {
+    pub(super) fn next(&self) -> Option<Parts> {
         self.next.lock().unwrap_or_else(PoisonError::into_inner).recv().ok()
     }
 }
@@ -143,8 +152,7 @@ impl Session {
 
     /// Ends the machine as its reset line would, and boots another of the same make on the same disks.
     pub(crate) fn reset(&mut self) -> Result<(), AgentError> {
-        self.wishes.again.store(true, Ordering::SeqCst);
-        self.parts.machine.reset();
+        self.wishes.again(&self.parts.machine);
         let mut parts = self.wishes.next().ok_or(AgentError::Lost)?;
         let port = parts.port.take().ok_or(AgentError::Lost)?;
         self.parts = parts;

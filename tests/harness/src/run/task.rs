@@ -2,11 +2,14 @@
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, mpsc};
+use std::thread;
 use std::time::Instant;
 
 use kiln_protocol::wire;
+use kiln_vmm::chain;
+use kiln_vmm::machine::Controller;
 
 use super::line::Line;
 use super::plan::{CommandPlan, Task};
@@ -14,6 +17,7 @@ use super::report::Assertion;
 use super::session::{BodyEnd, Parts, Session, Wishes};
 use crate::agent::{AgentError, Client, Command, ProcessEvent, Status};
 use crate::evidence::{COMMAND_FILE, RunDirectory};
+use crate::fork::{self, Adopting};
 
 /// Where a command's input comes from and its output goes.
 pub struct TaskIo<'a> {
@@ -86,8 +90,24 @@ pub(super) fn hand_over(
     directory: &RunDirectory,
     progress: &mut Progress,
 ) -> Result<Session, AgentError> {
-    let port = parts.port.take().ok_or(AgentError::Lost)?;
-    let client = greeted(port, directory, progress)?;
+    let client = loop {
+        let port = parts.port.take().ok_or(AgentError::Lost)?;
+        let Some(adopting) = parts.adopting.take() else { break greeted(port, directory, progress)? };
+        match adopted(adopting, port, &parts.machine, wishes) {
+            Ok(client) => {
+                welcome(&client, directory, progress);
+                break client;
+            }
+            // Nothing of the task has been done: it has lost nothing with that machine.
+            Err(error) => {
+                let what = format!("a fork was of no use ({}); another machine boots", chain(&error));
+                note(directory, "warning", &what);
+                let _closed = writeln!(std::io::stderr(), "kiln: {}: {what}", directory.relative());
+                wishes.again(&parts.machine);
+                parts = wishes.next().ok_or(AgentError::Lost)?;
+            }
+        }
+    };
     let (end, session) = body(Session::new(client, parts, wishes.clone()));
     let (ok, gone, message) = match end {
         BodyEnd::Held => (true, false, String::new()),
@@ -107,6 +127,32 @@ fn greeted(
     progress: &mut Progress,
 ) -> Result<Client, AgentError> {
     let client = Client::connect(port)?;
+    welcome(&client, directory, progress);
+    Ok(client)
+}
+
+/// Has the agent of a fork adopt its guest. One that does not within [`fork::ADOPTION`] has its machine reset.
+fn adopted(
+    adopting: Adopting,
+    port: UnixStream,
+    machine: &Controller,
+    wishes: &Wishes,
+) -> Result<Client, AgentError> {
+    let (done, watch) = mpsc::channel::<()>();
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            if watch.recv_timeout(fork::ADOPTION) == Err(mpsc::RecvTimeoutError::Timeout) {
+                wishes.again(machine);
+            }
+        });
+        let client = adopting.adopt(port);
+        drop(done);
+        client
+    })
+}
+
+/// Notes what an agent says of itself.
+fn welcome(client: &Client, directory: &RunDirectory, progress: &mut Progress) {
     progress.hello = Some(Instant::now());
     let hello = client.hello();
     progress.kernel = Some(hello.kernel.clone());
@@ -114,7 +160,6 @@ fn greeted(
     for warning in &hello.warnings {
         note(directory, "warning", warning);
     }
-    Ok(client)
 }
 
 fn run_command(

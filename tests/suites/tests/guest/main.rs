@@ -1,10 +1,11 @@
 //! Assertions from inside a Linux guest, and from the host on one.
 
 mod adoption;
-mod blocks;
+mod blk;
 mod control;
 mod cpus;
 mod disk;
+mod forks;
 mod gdb;
 mod interrupts;
 mod kernel;

@@ -1,5 +1,6 @@
 //! A vCPU's state as typed values: read from KVM, written back, kept as JSON.
 
+mod emulator;
 mod events;
 pub(crate) mod hex;
 mod mp;

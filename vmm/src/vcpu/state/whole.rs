@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
-use kvm_bindings::{Msrs, kvm_lapic_state, kvm_msr_entry, kvm_xcr, kvm_xcrs, kvm_xsave};
+use kvm_bindings::{Msrs, kvm_lapic_state, kvm_msr_entry, kvm_sregs, kvm_xcr, kvm_xcrs, kvm_xsave};
 use kvm_ioctls::VcpuFd;
 use serde::{Deserialize, Serialize};
 
-use super::{DebugRegisters, Events, MpState, Registers, SpecialRegisters, hex};
+use super::{DebugRegisters, Events, MpState, Registers, SpecialRegisters, emulator, hex};
 
 /// `IA32_TSC_DEADLINE`: arms a timer, so that the local APIC and the counter must be in place before it.
 const TSC_DEADLINE: u32 = 0x6e0;
@@ -26,6 +26,9 @@ const CR4_VMXE: u64 = 1 << 13;
 /// `IA32_SYSENTER_ESP` and `IA32_SYSENTER_EIP`.
 const SYSENTER_ESP: u32 = 0x175;
 const SYSENTER_EIP: u32 = 0x176;
+/// The types of a 64-bit task state segment whose task runs, and of one that `LTR` may load (Intel SDM, volume 3, §3.5).
+const BUSY_TSS: u8 = 0xb;
+const AVAILABLE_TSS: u8 = 0x9;
 /// The local APIC's current count (Intel SDM, volume 3, §11.5.4).
 const LAPIC_TIMER: std::ops::Range<usize> = 0x390..0x394;
 
@@ -191,7 +194,11 @@ impl VcpuState {
     fn set_with(&self, vcpu: &VcpuFd, msrs: &BTreeMap<u32, u64>) -> Result<(), StateError> {
         vcpu.set_mp_state(self.mp_state.into()).map_err(refused("KVM_SET_MP_STATE"))?;
         vcpu.set_regs(&self.registers.into()).map_err(refused("KVM_SET_REGS"))?;
-        vcpu.set_sregs(&self.special.into()).map_err(refused("KVM_SET_SREGS"))?;
+        let mut special: kvm_sregs = self.special.into();
+        if special.tr.type_ == BUSY_TSS && emulator::is_host() {
+            special.tr.type_ = AVAILABLE_TSS;
+        }
+        vcpu.set_sregs(&special).map_err(refused("KVM_SET_SREGS"))?;
         let mut xsave = kvm_xsave::default();
         to_words("the XSAVE area", &self.xsave, &mut xsave.region)?;
         // SAFETY: KVM reads as many bytes as the area of this process's guests has: the 4096 of the structure, since

@@ -1,13 +1,16 @@
 //! `ci`: what CI runs, with a heading and a time for each step.
 
 mod fuzz;
+mod merge;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{self, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use kiln::gate;
+use kiln::vmm::level::Level;
 
 use crate::cargo::{Counts, Ran, Step};
 use crate::exit::Exit;
@@ -15,11 +18,22 @@ use crate::ui::{self, Align, Stream, Style, Table, paint};
 
 /// Options of `ci`.
 #[derive(clap::Args, Debug)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Args {
-    /// Add the steps that take long: the suite without KVM, twenty smoke runs in a row, the benchmark, a kernel
+    /// Add the steps that take long: the suite without KVM, twenty smoke runs in a row, the suite in shards, the benchmark, a kernel
     /// bisected from source, fuzzing
     #[arg(long)]
     full: bool,
+
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+/// What else there is to do for CI.
+#[derive(clap::Subcommand, Debug)]
+enum Command {
+    /// Merge the JUnit reports of a suite's shards into one; the exit status tells whether a case failed
+    Merge(merge::Args),
 }
 
 /// How often `--full` runs `smoke`: a failure of one in ten shows up in seven runs of eight.
@@ -34,11 +48,14 @@ struct Done {
 
 /// Runs every step, also after one that failed, so that one run tells all; ends with the counts line.
 pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
+    if let Some(Command::Merge(args)) = args.command {
+        return merge::run(&args);
+    }
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let root = workspace(&cargo)?;
     let began = Instant::now();
     let mut all = Vec::new();
-    let mut steps = steps(args.full);
+    let mut steps = steps(args.full, &root);
     if args.full {
         steps.extend(fuzz::steps(&root)?);
     }
@@ -58,7 +75,18 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
     Ok(if all.iter().all(|done| done.ran.ok) { Exit::PASSED } else { Exit::FAILED })
 }
 
-fn steps(full: bool) -> Vec<Step> {
+/// The sample driver's own crate, tested as its author would, on the accelerator that there is.
+fn sample_driver(root: &Path) -> Step {
+    let mode = if matches!(gate::host_level(), Level::Linux) { "require" } else { "lab" };
+    // What is under it is compiled already, and what it fetches may be here.
+    let target = std::env::var_os("CARGO_TARGET_DIR").filter(|value| !value.is_empty());
+    let target = target.map_or_else(|| root.join("target"), |target| root.join(target));
+    Step::new("sample driver", "test --manifest-path fixtures/sample-driver/Cargo.toml")
+        .env(gate::MODE_VARIABLE, mode)
+        .env("CARGO_TARGET_DIR", target)
+}
+
+fn steps(full: bool, root: &Path) -> Vec<Step> {
     let mut steps = vec![
         Step::new("format", "fmt --all --check"),
         Step::new("lint", "clippy --workspace --all-targets --locked -- -D warnings"),
@@ -72,6 +100,7 @@ fn steps(full: bool) -> Vec<Step> {
         )
         .of_skipped(),
         Step::new("smoke", "xtask smoke"),
+        sample_driver(root),
     ];
     if full {
         steps.push(
@@ -82,6 +111,7 @@ fn steps(full: bool) -> Vec<Step> {
         for number in 1..=SMOKE_RUNS {
             steps.push(Step::new(&format!("smoke, {number} of {SMOKE_RUNS}"), "xtask smoke"));
         }
+        steps.push(Step::script("shards", "tests/shards/run.sh").uncounted());
         steps.push(Step::new("boot benchmark", "xtask bench boot"));
         // It builds a kernel from source a few times.
         steps.push(Step::script("bisect", "tests/bisect/run.sh"));
@@ -96,7 +126,7 @@ fn steps(full: bool) -> Vec<Step> {
 
 /// The folder of the workspace around the caller's folder.
 fn workspace(cargo: &OsString) -> anyhow::Result<PathBuf> {
-    let output = Command::new(cargo)
+    let output = process::Command::new(cargo)
         .args(["locate-project", "--workspace", "--message-format", "plain"])
         .stdin(Stdio::null())
         .output()
