@@ -275,13 +275,16 @@ impl Control {
                 desk = self.lock();
                 continue;
             }
-            seat.parked = paused;
+            let was_parked = std::mem::replace(&mut seat.parked, paused);
             if !paused {
                 break;
             }
             waited = true;
-            self.changed.notify_all();
-            self.ring();
+            // Told once: two that wait here and told each other each time would never rest.
+            if !was_parked {
+                self.changed.notify_all();
+                self.ring();
+            }
             desk = self.changed.wait(desk).unwrap_or_else(PoisonError::into_inner);
         }
         drop(desk);

@@ -212,7 +212,9 @@ fn forks(cpus: u32) -> Result<()> {
     let at: PathBuf = folder.path().join("snapshot");
     // In the middle of the disk when the guest is saved.
     let _reader = begin_to_read(&first)?;
+    let began = Instant::now();
     running.save(&at)?;
+    eprintln!("{cpus} CPUs: saved after {:?}", began.elapsed());
 
     let began = Instant::now();
     let mut forks = Vec::new();

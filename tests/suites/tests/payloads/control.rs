@@ -33,6 +33,7 @@ static CONTROL: fn() -> Vec<Case> = || {
         case("pause_holds_a_halting_vcpu_still", pause_holds_a_halting_vcpu_still),
         case("machine_held_by_two_goes_on_when_both_have_let_go", machine_held_by_two),
         case("deadline_waits_for_those_who_look_at_a_machine", deadline_waits),
+        case("paused_processors_rest", paused_processors_rest),
         case("paused_machine_can_be_stopped", paused_machine_can_be_stopped),
         case("machine_paused_before_its_start_has_not_moved", machine_paused_before_its_start_has_not_moved),
         case("nmi_reaches_a_halting_vcpu", nmi_reaches_a_halting_vcpu),
@@ -123,6 +124,36 @@ fn pause_holds_a_spinning_vcpu_still() -> Result<()> {
             assert_eq!(machine.state(), MachineState::Running);
             last = moved(machine, held)?;
         }
+        machine.stop();
+        Ok(())
+    })?;
+    expect(&ended, &Outcome::Stopped)
+}
+
+/// How often the thread of a vCPU has gone to sleep (proc(5), `status`).
+fn sleeps(machine: &Controller, cpu: u32) -> Result<u64> {
+    let status = machine.run_on_vcpu(cpu, |_| std::fs::read_to_string("/proc/thread-self/status"))??;
+    let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+    Ok(line.ok_or("the host does not tell")?.trim().parse()?)
+}
+
+fn paused_processors_rest() -> Result<()> {
+    let super::Staged(config, _) = super::flat(payload("count")?)?;
+    let ended = with(build(&MachineConfig { cpus: 2, ..config })?, |machine| {
+        machine.pause()?;
+        let before = sleeps(machine, 1)?;
+        // For as long as another machine takes for this, two that wake each other do so thousands of times.
+        let other = with(self::machine("count")?, |other| {
+            let mut last = 0;
+            for _ in 0..1000 {
+                last = moved(other, last)?;
+            }
+            other.stop();
+            Ok(())
+        })?;
+        expect(&other, &Outcome::Stopped)?;
+        let times = sleeps(machine, 1)? - before;
+        assert!(times < 50, "it woke {times} times");
         machine.stop();
         Ok(())
     })?;
