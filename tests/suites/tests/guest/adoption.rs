@@ -10,6 +10,8 @@ use kiln::rootfs::cache::Cache;
 use kiln::rootfs::image::{self, DiskSpec};
 use kiln::{guest_test, vm_test};
 
+use super::words::{line, read};
+
 type Result<T = ()> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 /// The most that a guest's clock may be off by, in nanoseconds.
@@ -47,25 +49,6 @@ fn program_says_its_path() -> Result {
 fn case(client: &Client, program: &str, name: &str, stdin: bool) -> Result<Process> {
     let env = vec![("KILN_GUEST_CASE".to_owned(), format!("adoption::{name}"))];
     Ok(client.exec(Command { argv: vec![program.to_owned()], env, stdin, ..Command::default() })?)
-}
-
-/// The next line that a program says.
-fn line(process: &mut Process) -> Result<String> {
-    let mut said = Vec::new();
-    while !said.ends_with(b"\n") {
-        match process.next_event()? {
-            ProcessEvent::Started(_) => {}
-            ProcessEvent::Stdout(bytes) => said.extend(bytes),
-            other => return Err(format!("a line was to come: {other:?}").into()),
-        }
-    }
-    Ok(String::from_utf8(said)?.trim_end().to_owned())
-}
-
-fn read(client: &Client, path: &str) -> Result<String> {
-    let mut bytes = Vec::new();
-    client.get(path, &mut bytes)?;
-    Ok(String::from_utf8(bytes)?.trim_end().to_owned())
 }
 
 fn own() -> Result<String> {

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use kiln::agent::{Client, Command as Exec, Process, ProcessEvent};
+use kiln::agent::{Client, Command as Exec};
 use kiln::cases::{CASES, Case, linkme, machine_for};
 use kiln::evidence::{EVIDENCE_FD, EVIDENCE_ROOT};
 use kiln::fork::Snapshot;
@@ -20,6 +20,8 @@ use kiln::rootfs::image::{self, DiskSpec};
 use kiln::vmm::config::MachineConfig;
 use kiln::vmm::machine::{RestoreIo, Running};
 use kiln::vmm::snapshot::SnapshotError;
+
+use super::words::{line, read};
 
 type Result<T = ()> = std::result::Result<T, Box<dyn std::error::Error>>;
 
@@ -86,24 +88,6 @@ fn guest_tells_what_is_its_own() -> Result {
         out.flush()?;
     }
     Ok(())
-}
-
-fn line(process: &mut Process) -> Result<String> {
-    let mut said = Vec::new();
-    while !said.ends_with(b"\n") {
-        match process.next_event()? {
-            ProcessEvent::Started(_) => {}
-            ProcessEvent::Stdout(bytes) => said.extend(bytes),
-            other => return Err(format!("a line was to come: {other:?}").into()),
-        }
-    }
-    Ok(String::from_utf8(said)?.trim_end().to_owned())
-}
-
-fn read(client: &Client, path: &str) -> Result<String> {
-    let mut bytes = Vec::new();
-    client.get(path, &mut bytes)?;
-    Ok(String::from_utf8(bytes)?.trim_end().to_owned())
 }
 
 /// Where snapshots are kept, and what is forked.

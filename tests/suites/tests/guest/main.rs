@@ -18,5 +18,6 @@ mod snapshots;
 mod terminal;
 mod time;
 mod virtio;
+mod words;
 
 kiln::main!();
