@@ -47,7 +47,9 @@ pub const CMDLINE_SIZE: usize = 2048;
 pub const EBDA: u64 = 0x9_fc00;
 /// ACPI's tables; the RSDP comes first (ACPI 6.5 §5.2.5.1 has it searched for from here).
 pub const ACPI: u64 = 0xe_0000;
-/// The end of the room for ACPI's tables.
+/// The end of the room for ACPI's tables: the generation ID's page comes next.
+pub const ACPI_TABLES_END: u64 = GENERATION_ID;
+/// The end of what is reserved for ACPI.
 pub const ACPI_END: u64 = 0x10_0000;
 /// Where memory above the first MiB begins: bare images and protected-mode kernels are loaded from here.
 pub const HIGH_MEMORY: u64 = 0x10_0000;

@@ -67,6 +67,12 @@ pub const PROBE_WINDOW_SIZE: u64 = 0x1000;
 pub const PROBE_GSI: u32 = 10;
 /// The probe device's second, level-triggered interrupt.
 pub const PROBE_LEVEL_GSI: u32 = 11;
+/// The interrupt by which the machine tells of an event (ACPI's Generic Event Device): of a new generation ID.
+pub const EVENT_GSI: u32 = 9;
+/// The VM generation ID's bytes: in RAM, in a page of their own that the memory map has as reserved.
+pub const GENERATION_ID: u64 = 0xf_f000;
+/// How many bytes the generation ID has.
+pub const GENERATION_ID_SIZE: usize = 16;
 /// The first virtio-mmio device.
 pub const VIRTIO_MMIO_BASE: u64 = 0xd000_0000;
 /// The distance between virtio-mmio devices, and the size of each one's range, in bytes.

@@ -4,7 +4,8 @@
 //! 40,000 exits over it.
 
 use acpi_tables::aml::{
-    Device, EISAName, IO, Interrupt, Memory32Fixed, Name, Package, Path, ResourceTemplate, Scope,
+    Arg, Device, EISAName, Equal, IO, If, Interrupt, Memory32Fixed, Method, Name, Notify, Package, Path,
+    ResourceTemplate, Scope,
 };
 use acpi_tables::fadt::{FADTBuilder, Flags};
 use acpi_tables::gas::{AccessSize, AddressSpace, GAS};
@@ -19,8 +20,9 @@ use super::BootError;
 use crate::config::{Backend, MachineConfig, PvPanicConfig};
 use crate::device::power::SLEEP_TYPE_S5;
 use crate::layout::{
-    ACPI, ACPI_END, ACPI_RESET, ACPI_RESET_VALUE, ACPI_SLEEP, COM, COM_GSIS, FW_CFG, FW_CFG_SIZE, IOAPIC,
-    LAPIC, PVPANIC, RTC, VIRTIO_MMIO_SIZE, virtio_mmio_address, virtio_mmio_gsi,
+    ACPI, ACPI_RESET, ACPI_RESET_VALUE, ACPI_SLEEP, ACPI_TABLES_END, COM, COM_GSIS, EVENT_GSI, FW_CFG,
+    FW_CFG_SIZE, GENERATION_ID, IOAPIC, LAPIC, PVPANIC, RTC, VIRTIO_MMIO_SIZE, virtio_mmio_address,
+    virtio_mmio_gsi,
 };
 use crate::memory::GuestMemory;
 
@@ -55,8 +57,8 @@ pub(super) fn write(memory: &GuestMemory, config: &MachineConfig, virtio: usize)
     let mut next = TABLES;
     let mut place = |table: &[u8]| {
         let address = next;
-        let end = address + u64::try_from(table.len()).unwrap_or(u64::MAX).min(ACPI_END);
-        if end > ACPI_END || memory.write_slice(table, GuestAddress(address)).is_err() {
+        let end = address + u64::try_from(table.len()).unwrap_or(u64::MAX).min(ACPI_TABLES_END);
+        if end > ACPI_TABLES_END || memory.write_slice(table, GuestAddress(address)).is_err() {
             return Err(BootError::Tables("ACPI tables"));
         }
         next = end.next_multiple_of(16);
@@ -117,7 +119,33 @@ fn on_ports(name: &str, hid: &dyn Aml, (port, size): (u16, u8), gsi: Option<u32>
     bytes(&Scope::new("_SB_".into(), vec![&device]))
 }
 
-/// The namespace: soft off, the devices on ports, and each virtio-mmio device as what Linux's driver matches
+/// Where the generation ID is (Microsoft, "Virtual Machine Generation ID", 2012), and the event by which a guest is told of a new
+/// one: hardware-reduced ACPI tells of events by a Generic Event Device (ACPI 6.5 §5.6.9).
+fn generation_id() -> Vec<u8> {
+    /// What a device of this kind is notified of: the ID is another one.
+    const CHANGED: u8 = 0x80;
+    const KIND: &str = "VM_Gen_Counter";
+    let half = |half: u64| u32::try_from(half & u64::from(u32::MAX)).unwrap_or_default();
+    let (low, high) = (half(GENERATION_ID), half(GENERATION_ID >> 32));
+    let hid = Name::new("_HID".into(), &"KILN0001");
+    let cid = Name::new("_CID".into(), &KIND);
+    let ddn = Name::new("_DDN".into(), &KIND);
+    let address = Name::new("ADDR".into(), &Package::new(vec![&low, &high]));
+    let id = Device::new("VGID".into(), vec![&hid, &cid, &ddn, &address]);
+
+    let hid = Name::new("_HID".into(), &"ACPI0013");
+    let uid = Name::new("_UID".into(), &0u8);
+    let line = interrupt(EVENT_GSI);
+    let crs = Name::new("_CRS".into(), &ResourceTemplate::new(vec![&line]));
+    let (changed, it_is) = (Path::new("VGID"), Equal::new(&Arg(0), &EVENT_GSI));
+    let notify = Notify::new(&changed, &CHANGED);
+    let told = If::new(&it_is, vec![&notify]);
+    let event = Method::new("_EVT".into(), 1, true, vec![&told]);
+    let events = Device::new("GED_".into(), vec![&hid, &uid, &crs, &event]);
+    bytes(&Scope::new("_SB_".into(), vec![&id, &events]))
+}
+
+/// The namespace: soft off, the devices on ports, the generation ID, and each virtio-mmio device as what Linux's driver matches
 /// (`LNRO0005`).
 fn dsdt(config: &MachineConfig, virtio: usize) -> Vec<u8> {
     let s5 = Package::new(vec![&SLEEP_TYPE_S5, &0u8, &0u8, &0u8]);
@@ -139,6 +167,7 @@ fn dsdt(config: &MachineConfig, virtio: usize) -> Vec<u8> {
     if config.fw_cfg {
         aml.extend(on_ports("FWCF", &"QEMU0002", (FW_CFG, u8::try_from(FW_CFG_SIZE).unwrap_or(0)), None));
     }
+    aml.extend(generation_id());
     for index in 0..virtio {
         let hid = Name::new("_HID".into(), &"LNRO0005");
         let uid = Name::new("_UID".into(), &index);
@@ -214,6 +243,25 @@ mod tests {
             ..MachineConfig::default()
         };
         write(&memory, &config, crate::layout::VIRTIO_MMIO_MAX).unwrap();
+    }
+
+    #[test]
+    fn generation_id_is_where_no_table_and_no_kernel_is() {
+        // Notify(VGID, 0x80) if the event is that of its line.
+        let told = [&b"_EVT\x09\xa0"[..], b"\x0c\x93\x68\x0a\x09\x86VGID\x0a\x80"].concat();
+        let address = b"ADDR\x12\x08\x02\x0c\x00\xf0\x0f\x00\x00";
+        let dsdt = dsdt(&MachineConfig::default(), 0);
+        for part in [&told[..], address, b"_CID\x0dVM_Gen_Counter\0", b"_HID\x0dACPI0013\0"] {
+            assert!(dsdt.windows(part.len()).any(|bytes| bytes == part), "{part:02x?} is not in {dsdt:02x?}");
+        }
+        const { assert!(GENERATION_ID.is_multiple_of(8) && GENERATION_ID >= ACPI_TABLES_END) };
+        let size = u64::try_from(crate::layout::GENERATION_ID_SIZE).unwrap();
+        let map = super::super::params::memory_map(&memory::allocate(2 << 20).unwrap());
+        let on = map.iter().find(|(base, length, _)| {
+            (*base..base + length).contains(&GENERATION_ID) && GENERATION_ID + size <= base + length
+        });
+        // RAM is 1, and what is reserved 2 (ACPI 6.5, table 15.4).
+        assert_eq!(on.map(|(_, _, kind)| *kind), Some(2));
     }
 
     #[test]

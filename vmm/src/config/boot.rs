@@ -46,6 +46,17 @@ pub enum Boot {
     },
 }
 
+impl Boot {
+    /// Whether what boots is told of the machine by ACPI's tables.
+    #[must_use]
+    pub const fn has_acpi(&self) -> bool {
+        match self {
+            Self::Kernel { .. } | Self::Multiboot { .. } => true,
+            Self::Firmware { .. } | Self::Flat { .. } => false,
+        }
+    }
+}
+
 /// A module of a multiboot kernel.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -10,6 +10,7 @@ mod bytes;
 pub mod debug_console;
 pub mod debug_exit;
 pub mod fw_cfg;
+pub(crate) mod generation_id;
 pub mod i8042;
 pub mod post;
 pub mod power;

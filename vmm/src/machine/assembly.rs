@@ -17,6 +17,7 @@ use crate::config::{Backend, Boot, FW_CFG_E820, FwCfgFile, MachineConfig, PvPani
 use crate::device::debug_console::DebugConsole;
 use crate::device::debug_exit::DebugExit;
 use crate::device::fw_cfg::{Facts, File, FwCfg};
+use crate::device::generation_id;
 use crate::device::i8042::I8042;
 use crate::device::post::Post;
 use crate::device::power::AcpiPower;
@@ -93,6 +94,10 @@ pub(super) fn assemble(
         Begin::Boot => Some(crate::boot::load(&memory, config, devices.len())?),
         Begin::From { .. } => None,
     };
+    let has_acpi = config.boot.has_acpi();
+    if has_acpi {
+        generation_id::renew(&memory).map_err(MachineError::Io)?;
+    }
 
     let vm = Vm::new(&kvm, config.irqchip)?;
     let bus = BusListener::default();
@@ -164,6 +169,9 @@ pub(super) fn assemble(
             let restored = snapshot.restore(&vm, &parts, places)?;
             // Windows that had moved are where they were.
             map.settle(|| ())?;
+            if has_acpi && config.irqchip {
+                generation_id::announce(&vm)?;
+            }
             if let Some(reserved) = virtio.last().filter(|_| reserved_disk.is_some()) {
                 let reserved = reserved.lock().unwrap_or_else(PoisonError::into_inner);
                 reserved.config_changed().map_err(MachineError::Io)?;

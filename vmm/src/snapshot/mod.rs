@@ -61,7 +61,7 @@ pub use time::Time;
 
 /// The version of the files, and of what machines save. A change of any device's state, of the addresses of devices, or
 /// of how a restore goes about it counts it up; a test notices the first.
-pub const SCHEMA: u32 = 1;
+pub const SCHEMA: u32 = 2;
 
 /// The host's ends of what a restored machine is connected to.
 pub struct RestoreIo {

@@ -20,6 +20,8 @@ pub struct Case {
     pub name: String,
     /// The level of KVM that it needs.
     pub needs: Needs,
+    /// The kernel of machines that it makes itself, if not the run's own: named as [`Options::kernel`].
+    pub kernel: Option<&'static str>,
     /// What it needs besides and this host has not, in words: it is ignored for that.
     pub lacks: Option<String>,
     /// What it does.
@@ -125,6 +127,12 @@ impl Case {
         Self::new(path, needs, Body::Host(Box::new(body)))
     }
 
+    /// The case, which makes machines itself that boot `kernel` ([`super::machine_on`]).
+    #[must_use]
+    pub fn booting(self, kernel: &'static str) -> Self {
+        Self { kernel: Some(kernel), ..self }
+    }
+
     /// The case, which needs something besides KVM: `lacks` says what, if this host has it not.
     #[must_use]
     pub fn lacking(self, lacks: Option<String>) -> Self {
@@ -144,7 +152,15 @@ impl Case {
     }
 
     fn new(path: &str, needs: Needs, body: Body) -> Self {
-        Self { name: without_crate(path), needs, lacks: None, body, ignored: None, panics: None }
+        Self {
+            name: without_crate(path),
+            needs,
+            kernel: None,
+            lacks: None,
+            body,
+            ignored: None,
+            panics: None,
+        }
     }
 
     /// The case, ignored unless it is asked for.

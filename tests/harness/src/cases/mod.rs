@@ -46,7 +46,7 @@ pub(crate) use noise::letters;
 pub(crate) use prepared::{BUILT, Built, CARRIED, CONFIG, Cargo, Carried, build_sources};
 pub(crate) use run::CARGO;
 pub use run::main;
-pub use stage::machine_for;
+pub use stage::{machine_for, machine_on};
 
 /// The `main` of a test target without a harness of its own.
 #[macro_export]

@@ -52,7 +52,11 @@ impl Cargo {
     /// What `cases` need.
     pub(super) fn of<'a>(cases: impl Iterator<Item = &'a Case>) -> Self {
         let mut cargo = Self::default();
-        for options in cases.filter_map(Case::options) {
+        for case in cases {
+            if let Some(kernel) = case.kernel {
+                cargo.kernels.entry(kernel.to_owned()).or_default();
+            }
+            let Some(options) = case.options() else { continue };
             let modules = cargo.kernels.entry(kernel_name(options)).or_default();
             let named = options.modules.iter().chain(&options.loadable);
             modules.extend(named.map(|module| module_name(options, module)));
@@ -286,14 +290,14 @@ mod tests {
         let cases = [
             Case::guest("c::one", options, || Ok(())),
             Case::vm("c::two", Options::default(), |_| Ok(())),
-            Case::host("c::three", crate::gate::Needs::Nothing, || Ok(())),
+            Case::host("c::three", crate::gate::Needs::Linux, || Ok(())).booting("6.1"),
         ];
         let mut cargo = Cargo::of(cases.iter());
         let driver = here("driver").to_string_lossy().into_owned();
         assert!(is_source(&driver) && !is_source("dummy") && !is_source("/x/y.ko.xz"));
         assert_eq!(cargo.kernels["6.12"], ["dummy".to_owned(), driver].into());
         assert_eq!(cargo.memory_mib, 256);
-        assert!(cargo.kernels[""].is_empty());
+        assert!(cargo.kernels[""].is_empty() && cargo.kernels["6.1"].is_empty());
         assert_eq!(cargo.files, [here("Cargo.toml"), here("src/lib.rs")].into());
         cargo.add(Cargo {
             kernels: [("6.12".to_owned(), ["loop".to_owned()].into())].into(),

@@ -285,7 +285,20 @@ fn told(directory: &RunDirectory, report: &Report, said: &str) -> String {
 /// # Errors
 /// There is no kernel or image to be had, in words.
 pub fn machine_for(cpus: u32, memory_mib: u64) -> Result<MachineConfig, String> {
-    let prepared = prepared(&Options::default())?;
+    machine(&Options::default(), cpus, memory_mib)
+}
+
+/// As [`machine_for`], with another kernel than the run's own: a packaged one's release. In the lab, that of a case which says
+/// so ([`super::Case::booting`]).
+///
+/// # Errors
+/// As [`machine_for`].
+pub fn machine_on(kernel: &'static str, cpus: u32, memory_mib: u64) -> Result<MachineConfig, String> {
+    machine(&Options { kernel: Some(kernel), ..Options::default() }, cpus, memory_mib)
+}
+
+fn machine(options: &Options, cpus: u32, memory_mib: u64) -> Result<MachineConfig, String> {
+    let prepared = prepared(options)?;
     let kernel = Some(prepared.kernel.image.clone());
     let recipe = Recipe { kernel, cpus, memory: Some(memory_mib << 20), ..Recipe::default() };
     Ok(recipe.machine(&prepared.vmlinux, prepared.image()?))

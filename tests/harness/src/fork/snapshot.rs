@@ -22,7 +22,7 @@ use crate::console::Console;
 use crate::gate::KVM_NODE;
 
 /// Changes whenever what is done before a guest is saved does.
-const FORM: &str = "snapshot-2";
+const FORM: &str = "snapshot-3";
 /// The kind of the cache's entries.
 const KIND: &str = "snapshots";
 /// What the machine's own files are in.

@@ -22,6 +22,7 @@ use kiln::vmm::machine::{RestoreIo, Running};
 use kiln::vmm::snapshot::SnapshotError;
 
 use super::words::{line, read};
+use super::{generation, interrupts};
 
 type Result<T = ()> = std::result::Result<T, Box<dyn std::error::Error>>;
 
@@ -83,15 +84,16 @@ fn guest_tells_what_is_its_own() -> Result {
         fs::File::open("/dev/urandom")?.read_exact(&mut random)?;
         let random: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
         let found = Path::new(OWN_FILE).exists();
+        let (id, told) = (generation::id()?, interrupts::count("ACPI:Ged")?);
         let mut out = io::stdout().lock();
-        writeln!(out, "{random} {found} {}", nanoseconds()?)?;
+        writeln!(out, "{random} {found} {id} {told} {}", nanoseconds()?)?;
         out.flush()?;
     }
     Ok(())
 }
 
 /// Where snapshots are kept, and what is forked.
-struct Place {
+pub(crate) struct Place {
     folder: tempfile::TempDir,
     cache: Cache,
     config: MachineConfig,
@@ -100,21 +102,26 @@ struct Place {
 
 impl Place {
     fn new() -> Result<Self> {
+        Self::of(machine_for(1, 192)?)
+    }
+
+    /// With `machine`, which gets a reserved disk.
+    pub(crate) fn of(machine: MachineConfig) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let cache = Cache::open(Some(folder.path().join("cache")))?;
         let word = folder.path().join("word");
         fs::write(&word, "brought")?;
         let files = vec![(word, "/opt/word".to_owned())];
         let disk = image::disk(&cache, &DiskSpec { files, ..DiskSpec::default() })?;
-        let config = MachineConfig { reserved_disk: true, ..machine_for(1, 192)? };
+        let config = MachineConfig { reserved_disk: true, ..machine };
         Ok(Self { folder, cache, config, disk })
     }
 
-    fn snapshot(&self) -> Result<Snapshot> {
+    pub(crate) fn snapshot(&self) -> Result<Snapshot> {
         Ok(Snapshot::of(&self.cache, &self.config, LIMIT)?)
     }
 
-    fn fork(&self, snapshot: &Snapshot) -> Result<Fork> {
+    pub(crate) fn fork(&self, snapshot: &Snapshot) -> Result<Fork> {
         let (near, far) = UnixStream::pair()?;
         let (serial, ports) = (Box::new(io::sink()), vec![far]);
         let io = RestoreIo { name: None, serial, console: None, ports, reserved_disk: None };
@@ -125,8 +132,8 @@ impl Place {
 }
 
 /// A fork that is adopted.
-struct Fork {
-    client: Client,
+pub(crate) struct Fork {
+    pub(crate) client: Client,
     _running: Running,
 }
 
@@ -134,6 +141,7 @@ struct Fork {
 #[derive(Default)]
 struct Seen {
     random: BTreeSet<String>,
+    generations: BTreeSet<String>,
     machine_ids: BTreeSet<String>,
 }
 
@@ -146,17 +154,24 @@ fn ask(fork: &Fork, seen: &mut Seen) -> Result {
     let mut process = fork.client.exec(Exec { argv, env, stdin: true, ..Exec::default() })?;
     let mut stdin = process.take_stdin().ok_or("no standard input")?;
     let (mut low, mut high) = (i128::MIN, i128::MAX);
+    let mut generation = None;
     for _ in 0..QUESTIONS {
         let before = nanoseconds()?;
         writeln!(stdin, "tell")?;
         let said = line(&mut process)?;
         let after = nanoseconds()?;
-        let [random, found, time] = said.split(' ').collect::<Vec<_>>()[..] else { return Err(said.into()) };
+        let [random, found, id, told, time] = said.split(' ').collect::<Vec<_>>()[..] else {
+            return Err(said.into());
+        };
         assert_eq!(found, "false", "a sibling's file is here");
+        assert_eq!(generation.get_or_insert_with(|| id.to_owned()), id, "its generation changed");
+        assert_eq!(told, "1", "how often it was told of its generation");
         assert!(seen.random.insert(random.to_owned()), "another guest had the random number {random}");
         let time: i128 = time.parse()?;
         (low, high) = (low.max(time - after), high.min(time - before));
     }
+    let generation = generation.unwrap_or_default();
+    assert!(seen.generations.insert(generation.clone()), "another guest is of generation {generation}");
     // It is off by something between the two, which is all that can be seen from here.
     assert!(low <= CLOSE && high >= -CLOSE, "the clock is off by {low} to {high} ns");
     let id = read(&fork.client, "/etc/machine-id")?;

@@ -9,7 +9,7 @@ use kiln::protocol::addresses::{PROBE_MMIO, PROBE_MMIO_SIZE};
 use kiln::protocol::probe;
 
 /// The line of `/proc/interrupts` that ends or begins with `name`: the counts of all processors together.
-fn count(name: &str) -> io::Result<u64> {
+pub(crate) fn count(name: &str) -> io::Result<u64> {
     let text = fs::read_to_string("/proc/interrupts")?;
     let is_named = |line: &&str| {
         line.split_whitespace().next_back() == Some(name)

@@ -7,6 +7,7 @@ mod cpus;
 mod disk;
 mod forks;
 mod gdb;
+mod generation;
 mod interrupts;
 mod kernel;
 mod memory;

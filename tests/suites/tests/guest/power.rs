@@ -4,6 +4,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
+use kiln::agent::{Command, ProcessEvent, Status};
 use kiln::cases::{Fault, Guest};
 use kiln::guest::Sysfs;
 use kiln::{guest_test, vm_test};
@@ -33,6 +34,40 @@ fn reset_boots_anew_on_the_disk_as_it_was(guest: &mut Guest) -> Result {
     assert_ne!(guest.read_text(BOOT_ID)?, first);
     assert!(guest.read("/tmp/in/memory").is_err(), "memory is as new");
     assert!(guest.read("/dev/vda")?.starts_with(b"kept across a reset"));
+    Ok(())
+}
+
+/// Does nothing: that it can be run is the point.
+#[guest_test]
+fn program_of_the_case_runs() {}
+
+/// Where a fork has the case's program; a guest that booted has it in its image.
+const CASE_DISK: &str = "/run/kiln/case";
+
+#[vm_test]
+fn fork_that_is_reset_boots_afresh(guest: &mut Guest) -> Result {
+    let is_fork =
+        |guest: &Guest| guest.read_text("/proc/mounts").map(|text| text.contains(&format!(" {CASE_DISK} ")));
+    let boot_id = |guest: &Guest| guest.read_text("/proc/sys/kernel/random/boot_id");
+    if !is_fork(guest)? {
+        kiln::skip!("its guest booted: no other case has the same machine, or no snapshots are wanted");
+    }
+    let first = boot_id(guest)?;
+    guest.write("/tmp/in/memory", &b"x"[..])?;
+    guest.reset()?;
+    assert!(!is_fork(guest)?);
+    assert_ne!(boot_id(guest)?, first);
+    assert!(guest.read("/tmp/in/memory").is_err(), "memory is as new");
+    assert!(guest.read("/dev/vda").is_err(), "no disk of the fork's is left");
+    let argv = vec![std::env::current_exe()?.to_string_lossy().into_owned()];
+    let env = vec![("KILN_GUEST_CASE".to_owned(), "power::program_of_the_case_runs".to_owned())];
+    let mut process = guest.client().exec(Command { argv, env, ..Command::default() })?;
+    loop {
+        match process.next_event()? {
+            ProcessEvent::Exited(status) => break assert_eq!(status, Status::Code(0)),
+            event => eprintln!("{event:?}"),
+        }
+    }
     Ok(())
 }
 
