@@ -1,7 +1,7 @@
-//! The devices that are not virtio: UART, clock, i8042, power, fw_cfg, the debug ports, pvpanic, pc-testdev's registers
-//! and the probe.
+//! The devices that are not virtio: UART, clock, i8042, power, fw_cfg, the debug ports, pvpanic, pc-testdev's registers,
+//! the generation ID and the probe.
 //!
-//! Each is a [`crate::bus::BusDevice`] that knows offsets into its range, never its address, and reaches the
+//! Each, but for the generation ID, which is bytes in RAM, is a [`crate::bus::BusDevice`] that knows offsets into its range, never its address, and reaches the
 //! rest of the machine only through what it was made with: an interrupt line, guest memory, a writer, or the
 //! [`crate::outcome::PowerSwitch`]. Which addresses they sit at is `layout`'s, putting them on a bus is the
 //! machine's.

@@ -21,7 +21,8 @@
 //!   has the machine fail or, where a thread of the process comes upon the page, the process die of SIGBUS, which says why.
 //!
 //! What machines restored from one snapshot have in common is as secret as the snapshot: the kernel's random seeds, its
-//! address layout, its stack canaries. Whoever forks a guest reseeds it.
+//! address layout, its stack canaries. Each has a generation ID of its own, by which a kernel that looks there draws new random
+//! numbers soon after it goes on. Whoever forks another, or can't wait for that, reseeds it.
 
 pub(crate) mod checksum;
 mod early;

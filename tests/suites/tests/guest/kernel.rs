@@ -75,7 +75,7 @@ fn access_that_leaves_its_ports_panics() {
 }
 
 #[guest_test(kernel = "6.12", loadable = ["loop"])]
-#[ignore = "fetches a second kernel"]
+#[ignore = "fetches a second kernel: `cargo xtask ci` runs it"]
 fn case_boots_the_kernel_that_it_asks_for() -> io::Result<()> {
     let release = Sysfs::at("/proc/sys/kernel").read("osrelease")?;
     assert!(release.starts_with("6.12."), "{release}");

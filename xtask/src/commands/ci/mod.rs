@@ -86,6 +86,13 @@ fn sample_driver(root: &Path) -> Step {
         .env("CARGO_TARGET_DIR", target)
 }
 
+/// Cases whose machines boot the kernel that the sample driver is tested on. Where this host runs no Linux guest, the lab does.
+fn second_kernel() -> Step {
+    let accel = if matches!(gate::host_level(), Level::Linux) { "require" } else { "lab" };
+    let cases = "test --package kiln-suites --test guest --locked -- --ignored kernel";
+    Step::new("second kernel", cases).env(gate::MODE_VARIABLE, accel).of_skipped()
+}
+
 fn steps(full: bool, root: &Path) -> Vec<Step> {
     let mut steps = vec![
         Step::new("format", "fmt --all --check"),
@@ -101,6 +108,7 @@ fn steps(full: bool, root: &Path) -> Vec<Step> {
         .of_skipped(),
         Step::new("smoke", "xtask smoke"),
         sample_driver(root),
+        second_kernel(),
     ];
     if full {
         steps.push(
