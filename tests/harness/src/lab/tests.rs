@@ -158,8 +158,9 @@ fn bring_kernel(
     }
     let Some(dir) = &kernel.modules_dir else { return Ok((inside.into(), None)) };
     let folder = Path::new(place).join("modules").join(&kernel.release);
-    let wanted: Vec<&str> =
-        Recipe::MODULES.iter().copied().chain(modules.iter().map(String::as_str)).collect();
+    // What a fork finds its program on is ext4.
+    let own = Recipe::MODULES.iter().copied().chain(["ext4"]);
+    let wanted: Vec<&str> = own.chain(modules.iter().map(String::as_str)).collect();
     for file in modules::files(dir, &wanted)? {
         let at = folder.join(file.strip_prefix(dir).unwrap_or(&file));
         spec.files.push((file, at.to_string_lossy().into_owned()));
