@@ -1,5 +1,6 @@
 //! Machines that are saved, and go on in this process and in another one.
 
+use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
@@ -9,6 +10,8 @@ use std::time::{Duration, Instant};
 use kiln::cases::{CASES, Case, linkme};
 use kiln::fixtures::carries_on::{self, COUNT};
 use kiln::gate::Needs;
+use kiln::protocol::addresses::{GENERATION_ID, GENERATION_ID_SIZE};
+use kiln::vmm::config::MachineConfig;
 use kiln::vmm::machine::{Controller, DebugRequest, Machine, MachineState, Owner, RestoreIo, Running};
 use kiln::vmm::outcome::Outcome;
 use kiln::vmm::snapshot::SnapshotError;
@@ -44,6 +47,7 @@ static SNAPSHOTS: fn() -> Vec<Case> = || {
         case("machines_go_on_from_where_one_stood", many_at_once),
         case("machine_goes_on_in_another_process", in_another_process),
         case("machine_without_interrupt_controllers_goes_on", without_irqchip),
+        case("each_machine_that_goes_on_is_another_generation", generations),
         case("restored_state_is_the_saved_one", state_is_the_same),
         case("machine_that_went_on_is_saved_again", again),
         case("damaged_snapshot_is_refused_in_words", damaged),
@@ -59,7 +63,7 @@ static SNAPSHOTS: fn() -> Vec<Case> = || {
 
 fn start(irqchip: bool) -> Result<Running> {
     let super::Staged(config, _) = super::flat(&carries_on::payload())?;
-    Ok(build(&kiln::vmm::config::MachineConfig { irqchip, ..config })?.start()?)
+    Ok(build(&MachineConfig { irqchip, ..config })?.start()?)
 }
 
 /// The word at `at`.
@@ -154,6 +158,46 @@ fn without_irqchip() -> Result<()> {
     let at = folder.path().join("snapshot");
     save(&at, false)?;
     finish(restore(&at)?.start()?)
+}
+
+/// The generation ID of a machine.
+fn generation(machine: &Controller) -> Result<[u8; GENERATION_ID_SIZE]> {
+    Ok(machine.memory().read_obj(GuestAddress(GENERATION_ID))?)
+}
+
+fn generations() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    // What boots a kernel has ACPI's tables, with or without interrupt controllers.
+    for (name, irqchip) in [("with", true), ("without", false)] {
+        let super::Staged(config, _kernel) = super::elf(&carries_on::payload())?;
+        let running = build(&MachineConfig { irqchip, ..config })?.start()?;
+        counted(&running.controller(), 1000)?;
+        let mut seen = BTreeSet::from([generation(&running.controller())?]);
+        let mut at = folder.path().join(name);
+        running.save(&at)?;
+        for next in 0..3u8 {
+            let machine = restore(&at)?;
+            let own = generation(&machine.controller())?;
+            assert!(seen.insert(own), "{own:x?} is another's");
+            let running = machine.start()?;
+            counted(&running.controller(), 1000)?;
+            assert_eq!(generation(&running.controller())?, own, "it is the same as long as it runs");
+            // Of one that went on itself, the next time.
+            if next == 1 {
+                at = folder.path().join(format!("{name}-again"));
+                running.save(&at)?;
+            } else {
+                finish(running)?;
+            }
+        }
+        assert_eq!(seen.len(), 4);
+    }
+    // Bare code has no tables, and its memory is its own.
+    let at = folder.path().join("flat");
+    save(&at, true)?;
+    let machine = restore(&at)?;
+    assert_eq!(generation(&machine.controller())?, [0; GENERATION_ID_SIZE]);
+    finish(machine.start()?)
 }
 
 fn state_is_the_same() -> Result<()> {
