@@ -11,6 +11,7 @@ pub(crate) fn line(process: &mut Process) -> Result<String> {
         match process.next_event()? {
             ProcessEvent::Started(_) => {}
             ProcessEvent::Stdout(bytes) => said.extend(bytes),
+            ProcessEvent::Stderr(bytes) => return Err(String::from_utf8_lossy(&bytes).trim_end().into()),
             other => return Err(format!("a line was to come: {other:?}").into()),
         }
     }
