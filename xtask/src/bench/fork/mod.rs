@@ -61,6 +61,8 @@ pub(crate) struct Forks {
     restored: Vec<f64>,
     /// How many cases ran in turn, and how long they took together.
     in_turn: (u32, f64),
+    /// How often something was tried once more, for the emulator had a guest spin.
+    again: u32,
 }
 
 /// Measures forks in one lab.
@@ -154,9 +156,19 @@ impl Forks {
                 progress.note(&format!("  fork: {steps}"));
                 self.forks.push(steps);
             }
-            Came::Adoption(steps) => self.adoptions.push(steps),
+            Came::Adoption(steps) => {
+                progress.note(&format!("  fork: {steps}"));
+                self.adoptions.push(steps);
+            }
             Came::Idle(idle) => self.idle = idle,
-            Came::Restored(restored) => self.restored.push(restored),
+            Came::Restored(restored) => {
+                progress.note(&format!("  process: {restored:.1} ms to its fork's answer"));
+                self.restored.push(restored);
+            }
+            Came::Nothing(why) => {
+                progress.note(&format!("  once more: {why}"));
+                self.again += 1;
+            }
             Came::InTurn(count, took) => {
                 if count % 25 == 0 {
                     progress.note(&format!("  {count} cases in turn: {took:.1} ms"));
@@ -210,6 +222,12 @@ impl Forks {
         let dirtied = median(self.later().iter().map(|steps| steps.dirtied as f64));
         add("a fork's memory at its case's end, MiB", mib(dirtied), None, "");
         add("a snapshot made, ms", self.saved, None, "once for each machine, kernel and image");
+        add(
+            "tried once more",
+            self.again.into(),
+            None,
+            "a guest span: the emulator's fault, counted nowhere",
+        );
         table
     }
 
