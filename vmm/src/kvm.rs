@@ -156,7 +156,14 @@ pub(crate) struct Vm {
     routes: Mutex<Routes>,
     /// The interrupt lines that KVM listens to, each with its pin.
     lines: Mutex<Vec<(EventFd, u32)>>,
+    /// Those that are held until the guest ends the interrupt.
+    levels: Mutex<Vec<(EventFd, u32)>>,
+    /// The ports whose writes are coalesced. Zones of memory are the memory map's.
+    ports: Mutex<Vec<(u64, u32)>>,
 }
+
+/// How many pins the I/O APIC has (82093AA data sheet, §2.4).
+const PINS: u32 = 24;
 
 impl Vm {
     /// Makes the VM. The order is KVM's: the TSS and the identity map before any vCPU, the interrupt
@@ -181,8 +188,16 @@ impl Vm {
         let slots_most = u32::try_from(kvm.get_nr_memslots()).unwrap_or(u32::MAX);
         let limit = if irqchip { fd.check_extension_int(Cap::IrqRouting) } else { 0 };
         let routes = Mutex::new(Routes::new(u32::try_from(limit).unwrap_or(0)));
-        let (coalesces, lines) = (AtomicBool::new(false), Mutex::default());
-        Ok(Arc::new(Self { fd, slots_most, slots: Mutex::default(), coalesces, routes, lines }))
+        Ok(Arc::new(Self {
+            fd,
+            slots_most,
+            slots: Mutex::default(),
+            coalesces: AtomicBool::new(false),
+            routes,
+            lines: Mutex::default(),
+            levels: Mutex::default(),
+            ports: Mutex::default(),
+        }))
     }
 
     /// How many memory slots there are.
@@ -211,6 +226,22 @@ impl Vm {
         Ok(())
     }
 
+    /// Takes all from the VM that its machine connected to it, but what is in the memory map: another machine may have it. No pin is left
+    /// raised, which is no part of the interrupt controllers' state.
+    pub(crate) fn strip(&self, irqchip: bool) -> Result<(), KvmError> {
+        self.disconnect()?;
+        for (line, gsi) in self.levels.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            self.fd.unregister_irqfd(&line, gsi).map_err(KvmError::refused("KVM_IRQFD"))?;
+        }
+        for (port, size) in self.ports.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            self.end_coalescing(IoEventAddress::Pio(port), size)?;
+        }
+        for pin in (0..PINS).filter(|_| irqchip) {
+            self.set_line(pin, false)?;
+        }
+        Ok(())
+    }
+
     /// For requests that are only one's own.
     pub(crate) fn fd(&self) -> &VmFd {
         &self.fd
@@ -226,7 +257,10 @@ impl Vm {
             return Err(KvmError::Capability("KVM_CAP_IRQFD_RESAMPLE"));
         }
         let step = "KVM_IRQFD with KVM_IRQFD_FLAG_RESAMPLE";
-        self.fd.register_irqfd_with_resample(raise, ended, gsi).map_err(KvmError::refused(step))
+        self.fd.register_irqfd_with_resample(raise, ended, gsi).map_err(KvmError::refused(step))?;
+        let raise = raise.try_clone().map_err(|source| KvmError::Refused { step, source })?;
+        self.levels.lock().unwrap_or_else(PoisonError::into_inner).push((raise, gsi));
+        Ok(())
     }
 
     /// Gives each count of `line` a number of its own, which leads nowhere yet.
@@ -283,6 +317,9 @@ impl Vm {
             .register_coalesced_mmio(zone, size)
             .map_err(KvmError::refused("KVM_REGISTER_COALESCED_MMIO"))?;
         self.coalesces.store(true, Ordering::Relaxed);
+        if let IoEventAddress::Pio(port) = zone {
+            self.ports.lock().unwrap_or_else(PoisonError::into_inner).push((port, size));
+        }
         Ok(())
     }
 

@@ -43,7 +43,7 @@ use crate::memory::{self, GuestMemory};
 use crate::outcome::PowerSwitch;
 use crate::snapshot::checksum::Checksum;
 use crate::snapshot::{Loaded, Part, Persist, Saver, SnapshotError};
-use crate::vcpu::{Buses, Ready};
+use crate::vcpu::{Buses, Parked, Ready};
 use crate::virtio::block::BlockDevice;
 use crate::virtio::console::ConsoleDevice;
 use crate::virtio::device::VirtioDevice;
@@ -56,14 +56,23 @@ pub(super) enum Begin<'a> {
         snapshot: Box<Loaded>,
         /// What is to be the reserved disk.
         reserved_disk: Option<&'a Path>,
+        /// What it is put on, if that is not to be new.
+        used: Option<Used>,
     },
 }
 
+/// What a machine has of another that has ended.
+pub(super) struct Used {
+    pub(super) vm: Arc<Vm>,
+    pub(super) vcpus: Vec<Parked>,
+    pub(super) memory: GuestMemory,
+}
+
 pub(super) fn assemble(
-    kvm: Kvm,
+    kvm: Arc<Kvm>,
     config: &MachineConfig,
     io: MachineIo,
-    begin: Begin<'_>,
+    mut begin: Begin<'_>,
 ) -> Result<Machine, MachineError> {
     let most = kvm.get_max_vcpus();
     if usize::try_from(config.cpus).is_ok_and(|cpus| cpus > most) {
@@ -75,6 +84,7 @@ pub(super) fn assemble(
     }
     let memory = match &begin {
         Begin::Boot => memory::allocate_on(config.memory, config.memory_backing)?,
+        Begin::From { used: Some(used), .. } => used.memory.clone(),
         Begin::From { snapshot, .. } => snapshot.memory(config)?,
     };
     let power = PowerSwitch::new();
@@ -94,7 +104,11 @@ pub(super) fn assemble(
         Begin::From { .. } => None,
     };
 
-    let vm = Vm::new(&kvm, config.irqchip)?;
+    let (vm, used) = match &mut begin {
+        Begin::From { used, .. } if used.is_some() => used.take().map(|used| (used.vm, used.vcpus)).unzip(),
+        _ => (None, None),
+    };
+    let vm = vm.map_or_else(|| Vm::new(&kvm, config.irqchip), Ok)?;
     let bus = BusListener::default();
     let mmio = bus.published();
     let table = empty_table(&vm, bits, config.irqchip);
@@ -154,14 +168,17 @@ pub(super) fn assemble(
     let buses = Buses { pio, mmio, map: map.clone() };
     let unclaimed = if config.strict { Unclaimed::strict(config.allowed.clone()) } else { Arc::default() };
     let to = (buses, unclaimed.clone());
-    let vcpus = Ready::new(&kvm, vm.clone(), (config.cpus, config.irqchip), entry, to, power.clone())?;
+    let vcpus = match used {
+        Some(used) => Ready::again(&kvm, vm.clone(), used, to, power.clone())?,
+        None => Ready::new(&kvm, vm.clone(), (config.cpus, config.irqchip), entry, to, power.clone())?,
+    };
     let mut origin = None;
     let restored = match begin {
         Begin::Boot => None,
-        Begin::From { snapshot, reserved_disk } => {
+        Begin::From { snapshot, reserved_disk, .. } => {
             vcpus.set_states(snapshot.time(), snapshot.vcpus())?;
-            origin = Some(snapshot.folder().to_owned());
             let restored = snapshot.restore(&vm, &parts, places)?;
+            origin = Some(*snapshot);
             // Windows that had moved are where they were.
             map.settle(|| ())?;
             if let Some(reserved) = virtio.last().filter(|_| reserved_disk.is_some()) {

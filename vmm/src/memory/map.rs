@@ -223,6 +223,15 @@ impl MemoryMap {
         self.change(|table| table.rom(name, base, rom))
     }
 
+    /// Takes all from the map but RAM, whose writes are not noted any more. No vCPU may be in the guest.
+    pub(crate) fn strip(&self) -> Result<(), MapError> {
+        self.log_stop()?;
+        self.change(|table| {
+            table.strip();
+            Ok(())
+        })
+    }
+
     /// Has writes to RAM noted from now on: the guest's by KVM, the devices' by themselves.
     pub(crate) fn log_start(&self) -> Result<(), MapError> {
         let table = self.lock();

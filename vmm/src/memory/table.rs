@@ -156,6 +156,11 @@ impl Table {
         index.map(|index| drop(self.regions.remove(index))).ok_or(MapError::NoRegion)
     }
 
+    /// Takes all away but RAM.
+    pub(crate) fn strip(&mut self) {
+        self.regions.retain(|region| matches!(&region.kind, Kind::Slot(_, SlotMemory::Ram(..))));
+    }
+
     /// The windows that may move.
     pub(crate) fn movable(&self) -> Vec<(RegionId, Arc<Window>)> {
         let window = |region: &Region| match &region.kind {

@@ -4,6 +4,7 @@
 //! it adopts the guest: it is told then what time it is, given random numbers of its own, and an identity. What a fork can't
 //! be had for is booted: a case runs either way, and sees no difference but in what it costs.
 
+mod chassis;
 mod error;
 mod snapshot;
 
@@ -20,6 +21,7 @@ use kiln_vmm::machine::{Machine, RestoreIo};
 use kiln_vmm::snapshot::SnapshotError;
 
 use crate::agent::{Adoption, AgentError, CaseDisk, Client};
+pub use chassis::keep;
 pub use error::ForkError;
 pub use snapshot::Snapshot;
 
@@ -62,7 +64,7 @@ pub struct Adopting {
 }
 
 impl Snapshot {
-    /// A machine that goes on from here, with `io`, and `disk` (a raw image with an ext4 file system on it) as its reserved disk. Once
+    /// A machine that goes on from here, on what was kept of another if there is any ([`keep`]), with `io`, and `disk` (a raw image with an ext4 file system on it) as its reserved disk. Once
     /// it has started, its agent is to adopt the guest.
     ///
     /// # Errors
@@ -73,7 +75,10 @@ impl Snapshot {
         let adoption =
             adoption(Some(CaseDisk { serial: self.reserved_disk().to_owned(), size })).map_err(read)?;
         let io = RestoreIo { reserved_disk: Some(disk.to_owned()), ..io };
-        let machine = Machine::restore(&self.folder(), io)?;
+        let machine = match chassis::take(&self.folder()) {
+            Some(chassis) => Machine::restore_on_chassis(chassis, io)?,
+            None => Machine::restore(&self.folder(), io)?,
+        };
         FORKED.fetch_add(1, Ordering::Relaxed);
         let (hello, last_request) = self.greeting();
         Ok((machine, Adopting { hello, last_request, adoption }))

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use kiln::agent::{Adoption, Client, Command, ProcessEvent, Status};
-use kiln::fork::Snapshot;
+use kiln::fork::{self, Snapshot};
 use kiln::rootfs::cache::Cache;
 use kiln::vmm::machine::{Machine, MachineIo, RestoreIo, Running};
 use kiln::vmm::outcome::Outcome;
@@ -65,12 +65,17 @@ pub(crate) fn inner_fork(spec: &Path) -> Result<()> {
     })?;
     say(&Came::Saved(saved))?;
     for _ in 0..FORKS {
-        say(&Came::Fork(again(|| forked(&snapshot, &spec))?))?;
+        say(&Came::New(again(|| forked(&snapshot, &spec, false))?))?;
+    }
+    say(&Came::Idle(again(|| idle(&snapshot, &spec))?))?;
+    // The first leaves the others what they are put on.
+    again(|| forked(&snapshot, &spec, true))?;
+    for _ in 0..FORKS {
+        say(&Came::Fork(again(|| forked(&snapshot, &spec, true))?))?;
     }
     for _ in 0..FORKS {
         say(&Came::Adoption(again(|| adoption(&snapshot, &spec))?))?;
     }
-    say(&Came::Idle(again(|| idle(&snapshot, &spec))?))?;
     for _ in 0..PROCESSES {
         say(&Came::Restored(again(|| process(&spec, text))?))?;
     }
@@ -78,7 +83,7 @@ pub(crate) fn inner_fork(spec: &Path) -> Result<()> {
     for turn in 1..=IN_TURN {
         took += again(|| {
             let began = Instant::now();
-            forked(&snapshot, &spec)?;
+            forked(&snapshot, &spec, true)?;
             Ok(ms(began))
         })?;
         say(&Came::InTurn(turn, took))?;
@@ -165,10 +170,11 @@ fn boot(spec: &Spec) -> Result<Steps> {
     steps.started = ms(began);
     let client = Client::connect(near)?;
     steps.ready = ms(began);
-    finish(spec, began, before, steps, &client, running)
+    finish(spec, began, before, steps, &client, running, false)
 }
 
-fn forked(snapshot: &Snapshot, spec: &Spec) -> Result<Steps> {
+/// A case in a fork. What is left of that is kept for the next one or not.
+fn forked(snapshot: &Snapshot, spec: &Spec, keep: bool) -> Result<Steps> {
     let before = anonymous()?;
     let began = Instant::now();
     let (near, far) = port()?;
@@ -178,7 +184,7 @@ fn forked(snapshot: &Snapshot, spec: &Spec) -> Result<Steps> {
     steps.started = ms(began);
     let client = adopting.adopt(near)?;
     steps.ready = ms(began);
-    finish(spec, began, before, steps, &client, running)
+    finish(spec, began, before, steps, &client, running, keep)
 }
 
 /// Runs the case in a guest that is ready, and takes the machine down.
@@ -189,14 +195,18 @@ fn finish(
     mut steps: Steps,
     client: &Client,
     running: Running,
+    keep: bool,
 ) -> Result<Steps> {
     case(spec, client, || steps.asserted = ms(began))?;
     steps.exited = ms(began);
     steps.dirtied = anonymous()?.saturating_sub(before);
-    client.power_off()?;
-    let ended = running.wait(Some(Instant::now() + LIMIT));
-    if ended.outcome != Outcome::PowerOff {
-        bail!("a guest that was to power off ended otherwise: {:?}", ended.outcome);
+    running.controller().dismiss();
+    let (ended, chassis) = running.wait_and_keep(Some(Instant::now() + LIMIT));
+    if ended.outcome != Outcome::Dismissed {
+        bail!("a guest that was dismissed ended otherwise: {:?}", ended.outcome);
+    }
+    if keep {
+        chassis.into_iter().for_each(fork::keep);
     }
     steps.ended = ms(began);
     Ok(steps)
@@ -263,7 +273,8 @@ fn adoption(snapshot: &Snapshot, spec: &Spec) -> Result<AdoptionSteps> {
     let began = Instant::now();
     case(spec, &client, || ())?;
     let case_again = ms(began);
-    drop(running);
+    running.controller().dismiss();
+    running.wait_and_keep(None).1.into_iter().for_each(fork::keep);
     Ok(AdoptionSteps { answered, again, clock, whole, case_first, case_again })
 }
 

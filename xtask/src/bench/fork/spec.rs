@@ -86,7 +86,9 @@ pub(super) enum Came {
     Own(f64),
     /// A snapshot was made: milliseconds.
     Saved(f64),
-    /// A fork and its case.
+    /// A fork on a VM of its own, and its case.
+    New(Steps),
+    /// A fork on what was left of another, and its case.
     Fork(Steps),
     /// A fork whose adoption was taken apart.
     Adoption(AdoptionSteps),
