@@ -12,6 +12,7 @@ use kvm_ioctls::Kvm;
 
 use crate::kvm::Vm;
 use crate::memory::GuestMemory;
+use crate::memory::region::Rom;
 use crate::snapshot::{Loaded, Saver};
 use crate::vcpu::{Controller, Parked};
 
@@ -24,6 +25,8 @@ pub struct Chassis {
     pub(super) vm: Arc<Vm>,
     pub(super) vcpus: Vec<Parked>,
     pub(super) memory: GuestMemory,
+    /// The reserved disk's place as memory.
+    pub(super) place: Option<Arc<Rom>>,
     pub(super) snapshot: Loaded,
 }
 
@@ -41,7 +44,8 @@ impl Chassis {
         let memory = saver.map.ram().clone();
         snapshot.bring_back(&memory).ok()?;
         let (node, kvm) = (controller.kvm_node().to_owned(), saver.kvm.clone());
-        Some(Self { node, kvm, vm: saver.vm.clone(), vcpus, memory, snapshot })
+        let (vm, place) = (saver.vm.clone(), saver.place.clone());
+        Some(Self { node, kvm, vm, vcpus, memory, place, snapshot })
     }
 
     /// Whether the snapshot is still where it was, and as it was.

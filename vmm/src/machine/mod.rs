@@ -34,8 +34,8 @@ use crate::device::rtc::NmiMask;
 use crate::event_loop::EventLoop;
 use crate::kvm::{self, KVM_NODE};
 use crate::outcome::PowerSwitch;
-pub use crate::snapshot::RestoreIo;
 use crate::snapshot::{Loaded, Restored, Saver, SnapshotError};
+pub use crate::snapshot::{ReservedDisk, RestoreIo};
 use crate::vcpu::Ready;
 use assembly::{Begin, Used};
 use fittings::Fittings;
@@ -116,9 +116,9 @@ impl Machine {
     /// # Errors
     /// As [`Machine::restore`].
     pub fn restore_on_chassis(chassis: Chassis, io: RestoreIo) -> Result<Self, SnapshotError> {
-        let Chassis { node, kvm, vm, vcpus, memory, snapshot } = chassis;
+        let Chassis { node, kvm, vm, vcpus, memory, place, snapshot } = chassis;
         snapshot.check()?;
-        Self::go_on(&node, kvm, snapshot, io, Some(Used { vm, vcpus, memory }))
+        Self::go_on(&node, kvm, snapshot, io, Some(Used { vm, vcpus, memory, place }))
     }
 
     fn go_on(
@@ -132,8 +132,7 @@ impl Machine {
         let config = MachineConfig { name, ..snapshot.config().clone() };
         config.validate().map_err(MachineError::from)?;
         let endpoint = config.name.as_deref().map(Endpoint::open).transpose().map_err(MachineError::from)?;
-        let begin =
-            Begin::From { snapshot: Box::new(snapshot), reserved_disk: reserved_disk.as_deref(), used };
+        let begin = Begin::From { snapshot: Box::new(snapshot), reserved_disk: reserved_disk.as_ref(), used };
         let mut machine = assembly::assemble(kvm, &config, MachineIo { serial, console, ports }, begin)?;
         machine.introduce(node, &config.boot);
         machine.serve(endpoint, config.memory)?;

@@ -111,8 +111,8 @@ impl Table {
     }
 
     /// Puts a ROM at `base`.
-    pub(crate) fn rom(&mut self, name: &str, base: u64, rom: Rom) -> Result<RegionId, MapError> {
-        self.slot(name, base, SlotMemory::Rom(Arc::new(rom)))
+    pub(crate) fn rom(&mut self, name: &str, base: u64, rom: Arc<Rom>) -> Result<RegionId, MapError> {
+        self.slot(name, base, SlotMemory::Rom(rom))
     }
 
     fn slot(&mut self, name: &str, base: u64, memory: SlotMemory) -> Result<RegionId, MapError> {
@@ -156,9 +156,13 @@ impl Table {
         index.map(|index| drop(self.regions.remove(index))).ok_or(MapError::NoRegion)
     }
 
-    /// Takes all away but RAM.
+    /// Takes all away but RAM, and what is to stay.
     pub(crate) fn strip(&mut self) {
-        self.regions.retain(|region| matches!(&region.kind, Kind::Slot(_, SlotMemory::Ram(..))));
+        self.regions.retain(|region| match &region.kind {
+            Kind::Slot(_, SlotMemory::Rom(rom)) => rom.stays(),
+            Kind::Slot(_, SlotMemory::Ram(..)) => true,
+            Kind::Window(_) => false,
+        });
     }
 
     /// The windows that may move.

@@ -40,6 +40,8 @@ pub(crate) struct Saver {
     pub(crate) places: Checksum,
     /// The ROMs that there were at first.
     pub(crate) roms: Vec<PlacedRom>,
+    /// The reserved disk's place as memory.
+    pub(crate) place: Option<Arc<Rom>>,
     pub(crate) map: Arc<MemoryMap>,
     /// The KVM that it runs on.
     pub(crate) kvm: Arc<Kvm>,

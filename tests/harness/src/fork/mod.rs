@@ -17,7 +17,8 @@ use std::time::Duration;
 
 use kiln_protocol::wire::{ENTROPY, Hello};
 use kiln_vmm::config::MachineConfig;
-use kiln_vmm::machine::{Machine, RestoreIo};
+use kiln_vmm::layout::RESERVED_MEMORY;
+use kiln_vmm::machine::{Machine, ReservedDisk, RestoreIo};
 use kiln_vmm::snapshot::SnapshotError;
 
 use crate::agent::{Adoption, AgentError, CaseDisk, Client};
@@ -72,9 +73,15 @@ impl Snapshot {
     pub fn fork(&self, disk: &Path, io: RestoreIo) -> Result<(Machine, Adopting), SnapshotError> {
         let read = |source| SnapshotError::Read { path: disk.to_owned(), source };
         let size = std::fs::metadata(disk).map_err(read)?.len();
-        let adoption =
-            adoption(Some(CaseDisk { serial: self.reserved_disk().to_owned(), size })).map_err(read)?;
-        let io = RestoreIo { reserved_disk: Some(disk.to_owned()), ..io };
+        // Read through a disk's queue it costs more than all else that a small case does.
+        let (name, size, reserved) = match self.reserved_memory() {
+            Some(name) if size <= RESERVED_MEMORY => {
+                (name, RESERVED_MEMORY, ReservedDisk::Memory(disk.to_owned()))
+            }
+            _ => (self.reserved_disk(), size, ReservedDisk::Block(disk.to_owned())),
+        };
+        let adoption = adoption(Some(CaseDisk { serial: name.to_owned(), size })).map_err(read)?;
+        let io = RestoreIo { reserved_disk: Some(reserved), ..io };
         let machine = match chassis::take(&self.folder()) {
             Some(chassis) => Machine::restore_on_chassis(chassis, io)?,
             None => Machine::restore(&self.folder(), io)?,

@@ -9,6 +9,7 @@ mod spec;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use kiln::cases::disk_modules;
 use kiln::lab::LabSpec;
 use kiln::rootfs::cache::Cache;
 use kiln::rootfs::image::{self, DiskSpec};
@@ -101,7 +102,7 @@ fn prepare(cache: &Cache, program: &Path, progress: &dyn Progress) -> Result<(Sp
     let kernel = recipe.kernel(cache, progress)?;
     let vmlinux = vmlinux_of(cache, &kernel.image)?.context("the distribution's kernel has no ELF in it")?;
     // What a disk with the program takes.
-    recipe.modules.push("ext4".to_owned());
+    recipe.modules.extend(kernel.modules_dir.as_deref().map(disk_modules).unwrap_or_default());
     let base = recipe.image(cache, &kernel, progress)?;
     recipe.modules.clear();
     recipe.image.execs.push(program.to_owned());
