@@ -449,9 +449,9 @@ impl Wiring<'_> {
         if !self.irqchip {
             return Ok(probe);
         }
-        let level = LevelIrqfd::new().map_err(MachineError::Io)?;
-        self.vm.connect_level(level.eventfds(), PROBE_LEVEL_GSI)?;
-        Ok(probe.with(Arc::new(level), Arc::new(MsiIrqfd::new(self.vm.clone())?)))
+        let level = Arc::new(LevelIrqfd::new().map_err(MachineError::Io)?);
+        self.vm.connect_level(&level, PROBE_LEVEL_GSI)?;
+        Ok(probe.with(level, Arc::new(MsiIrqfd::new(self.vm.clone())?)))
     }
 
     /// The probe's cells, on both buses: bytes, and next to them four bytes each.
@@ -515,9 +515,9 @@ impl Wiring<'_> {
         if !self.irqchip {
             return Ok(Arc::new(Unconnected));
         }
-        let line = Irqfd::new().map_err(MachineError::Io)?;
-        self.vm.connect(line.eventfd(), gsi)?;
-        Ok(Arc::new(line))
+        let line = Arc::new(Irqfd::new().map_err(MachineError::Io)?);
+        self.vm.connect(&line, gsi)?;
+        Ok(line)
     }
 
     /// A virtio device behind its transport: kicks are counted by KVM, with no exit.

@@ -33,13 +33,15 @@ pub struct Chassis {
 impl Chassis {
     /// What is left of a machine that was dismissed and whose threads have ended; none if it did not go on from a snapshot, or if
     /// anything about it can't be as it was.
-    pub(super) fn of(saver: &Saver, controller: &Controller, vcpus: Vec<Parked>) -> Option<Self> {
+    pub(super) fn of(saver: &mut Saver, controller: &Controller, vcpus: Vec<Parked>) -> Option<Self> {
         let snapshot = saver.origin.clone()?;
         let whole = usize::try_from(saver.config.cpus).is_ok_and(|cpus| cpus == vcpus.len());
         if !whole || controller.is_debugged() {
             return None;
         }
         saver.map.strip().ok()?;
+        // The devices, with what they have connected.
+        saver.parts.clear();
         saver.vm.strip(saver.config.irqchip).ok()?;
         let memory = saver.map.ram().clone();
         snapshot.bring_back(&memory).ok()?;

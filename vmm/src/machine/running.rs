@@ -162,7 +162,8 @@ impl Running {
         let (mut ended, vcpus) = self.end(outcome);
         self.controller.name(&mut ended.dumps);
         let dismissed = ended.outcome == Outcome::Dismissed;
-        let chassis = dismissed.then(|| Chassis::of(&self.saver, &self.controller, vcpus)).flatten();
+        self.fittings.virtio.clear();
+        let chassis = dismissed.then(|| Chassis::of(&mut self.saver, &self.controller, vcpus)).flatten();
         (ended, chassis)
     }
 

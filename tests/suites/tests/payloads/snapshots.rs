@@ -10,7 +10,7 @@ use kiln::cases::{CASES, Case, linkme};
 use kiln::fixtures::carries_on::{self, COUNT};
 use kiln::gate::Needs;
 use kiln::vmm::machine::{
-    Chassis, Controller, DebugRequest, Machine, MachineState, Owner, RestoreIo, Running,
+    Chassis, Controller, DebugRequest, Machine, MachineState, Owner, ReservedDisk, RestoreIo, Running,
 };
 use kiln::vmm::outcome::Outcome;
 use kiln::vmm::snapshot::SnapshotError;
@@ -276,7 +276,7 @@ fn nobodys_place() -> Result<()> {
     assert_eq!(std::fs::read_dir(folder.path())?.count(), 0, "nothing is left behind");
     let at = folder.path().join("snapshot");
     save(&at, true)?;
-    let reserved_disk = Some(at.join("memory"));
+    let reserved_disk = Some(ReservedDisk::Block(at.join("memory")));
     let error = Machine::restore(&at, RestoreIo { reserved_disk, ..nobody() });
     assert!(matches!(error.map(drop), Err(SnapshotError::NoReservedDisk)));
     Ok(())
