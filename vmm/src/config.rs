@@ -35,7 +35,8 @@ pub struct MachineConfig {
     /// The disks, in order: `/dev/vda`, `/dev/vdb`…
     pub disks: Vec<DiskConfig>,
     /// Whether there is one more disk, behind the others: read-only and of no sectors, until a machine that is restored
-    /// from this one's snapshot gets a file there.
+    /// from this one's snapshot gets a file there. The same place is there as persistent memory, for guests that have a driver for
+    /// that (virtio-pmem): of [`RESERVED_MEMORY`](crate::layout::RESERVED_MEMORY) bytes, all zero.
     pub reserved_disk: bool,
     /// Named virtio-console ports beside the console, in order.
     pub ports: Vec<String>,

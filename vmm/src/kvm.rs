@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use kvm_bindings::{
     KVM_API_VERSION, KVM_MAX_CPUID_ENTRIES, KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY, KVM_PIT_SPEAKER_DUMMY,
@@ -13,7 +13,7 @@ use kvm_bindings::{
 use kvm_ioctls::{Cap, IoEventAddress, Kvm, VcpuFd, VmFd};
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::irq::{Msi, Routes};
+use crate::irq::{Irqfd, LevelIrqfd, Msi, Routes};
 use crate::layout::{IDENTITY_MAP_ADDRESS, TSS_ADDRESS};
 use crate::memory::map::{Listener, MapError};
 use crate::memory::region::SlotMemory;
@@ -155,8 +155,17 @@ pub(crate) struct Vm {
     /// Where interrupts lead; held while KVM is told.
     routes: Mutex<Routes>,
     /// The interrupt lines that KVM listens to, each with its pin.
-    lines: Mutex<Vec<(EventFd, u32)>>,
+    lines: Mutex<Vec<(Weak<Irqfd>, u32)>>,
+    /// Those that are held until the guest ends the interrupt.
+    levels: Mutex<Vec<(Weak<LevelIrqfd>, u32)>>,
+    /// Those that raise messages.
+    messages: Mutex<Vec<(EventFd, u32)>>,
+    /// The ports whose writes are coalesced. Zones of memory are the memory map's.
+    ports: Mutex<Vec<(u64, u32)>>,
 }
+
+/// How many pins the I/O APIC has (82093AA data sheet, §2.4).
+const PINS: u32 = 24;
 
 impl Vm {
     /// Makes the VM. The order is KVM's: the TSS and the identity map before any vCPU, the interrupt
@@ -181,8 +190,17 @@ impl Vm {
         let slots_most = u32::try_from(kvm.get_nr_memslots()).unwrap_or(u32::MAX);
         let limit = if irqchip { fd.check_extension_int(Cap::IrqRouting) } else { 0 };
         let routes = Mutex::new(Routes::new(u32::try_from(limit).unwrap_or(0)));
-        let (coalesces, lines) = (AtomicBool::new(false), Mutex::default());
-        Ok(Arc::new(Self { fd, slots_most, slots: Mutex::default(), coalesces, routes, lines }))
+        Ok(Arc::new(Self {
+            fd,
+            slots_most,
+            slots: Mutex::default(),
+            coalesces: AtomicBool::new(false),
+            routes,
+            lines: Mutex::default(),
+            levels: Mutex::default(),
+            messages: Mutex::default(),
+            ports: Mutex::default(),
+        }))
     }
 
     /// How many memory slots there are.
@@ -195,18 +213,57 @@ impl Vm {
     }
 
     /// Has KVM raise an edge at `gsi` for each count of `line`.
-    pub(crate) fn connect(&self, line: &EventFd, gsi: u32) -> Result<(), KvmError> {
-        self.fd.register_irqfd(line, gsi).map_err(KvmError::refused("KVM_IRQFD"))?;
-        let line = line.try_clone().map_err(|source| KvmError::Refused { step: "KVM_IRQFD", source })?;
-        self.lines.lock().unwrap_or_else(PoisonError::into_inner).push((line, gsi));
+    pub(crate) fn connect(&self, line: &Arc<Irqfd>, gsi: u32) -> Result<(), KvmError> {
+        self.fd.register_irqfd(line.eventfd(), gsi).map_err(KvmError::refused("KVM_IRQFD"))?;
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner).push((Arc::downgrade(line), gsi));
         Ok(())
     }
 
     /// Has KVM listen to no line any more. Edges that were on their way have arrived when this returns: KVM takes them in by
-    /// a thread of its own, and waits for that thread before it lets go of a line.
-    pub(crate) fn disconnect(&self) -> Result<(), KvmError> {
+    /// a thread of its own, and waits for that thread before it lets go of a line. Tells how many lines there were.
+    pub(crate) fn disconnect(&self) -> Result<usize, KvmError> {
+        let mut told = 0;
         for (line, gsi) in self.lines.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
-            self.fd.unregister_irqfd(&line, gsi).map_err(KvmError::refused("KVM_IRQFD"))?;
+            if let Some(line) = line.upgrade() {
+                self.take_off(line.eventfd(), gsi)?;
+                told += 1;
+            }
+        }
+        for (line, gsi) in self.messages.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            self.take_off(&line, gsi)?;
+            told += 1;
+        }
+        Ok(told)
+    }
+
+    fn take_off(&self, line: &EventFd, gsi: u32) -> Result<(), KvmError> {
+        self.fd.unregister_irqfd(line, gsi).map_err(KvmError::refused("KVM_IRQFD"))
+    }
+
+    /// Takes all from the VM that its machine connected to it, but what is in the memory map: another machine may have it. No pin is left
+    /// raised, which is no part of the interrupt controllers' state.
+    ///
+    /// The machine's devices are gone by now, and their lines closed: KVM takes those off by itself, all at once, where it takes each that
+    /// it is told of by itself and waits for it.
+    pub(crate) fn strip(&self, irqchip: bool) -> Result<(), KvmError> {
+        let mut told = self.disconnect()?;
+        for (line, gsi) in self.levels.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            if let Some(line) = line.upgrade() {
+                self.take_off(line.eventfds().0, gsi)?;
+                told += 1;
+            }
+        }
+        // KVM waits for all that are on their way off when it is told of one.
+        if irqchip && told == 0 {
+            let last = EventFd::new(0).map_err(|source| KvmError::Refused { step: "KVM_IRQFD", source })?;
+            self.fd.register_irqfd(&last, 0).map_err(KvmError::refused("KVM_IRQFD"))?;
+            self.take_off(&last, 0)?;
+        }
+        for (port, size) in self.ports.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            self.end_coalescing(IoEventAddress::Pio(port), size)?;
+        }
+        for pin in (0..PINS).filter(|_| irqchip) {
+            self.set_line(pin, false)?;
         }
         Ok(())
     }
@@ -217,23 +274,28 @@ impl Vm {
     }
 
     /// Has KVM raise `gsi` for each count of `raise` until the guest ends the interrupt, which counts `ended`.
-    pub(crate) fn connect_level(
-        &self,
-        (raise, ended): (&EventFd, &EventFd),
-        gsi: u32,
-    ) -> Result<(), KvmError> {
+    pub(crate) fn connect_level(&self, line: &Arc<LevelIrqfd>, gsi: u32) -> Result<(), KvmError> {
         if !self.fd.check_extension(Cap::IrqfdResample) {
             return Err(KvmError::Capability("KVM_CAP_IRQFD_RESAMPLE"));
         }
         let step = "KVM_IRQFD with KVM_IRQFD_FLAG_RESAMPLE";
-        self.fd.register_irqfd_with_resample(raise, ended, gsi).map_err(KvmError::refused(step))
+        let (raise, ended) = line.eventfds();
+        self.fd.register_irqfd_with_resample(raise, ended, gsi).map_err(KvmError::refused(step))?;
+        self.levels.lock().unwrap_or_else(PoisonError::into_inner).push((Arc::downgrade(line), gsi));
+        Ok(())
     }
 
     /// Gives each count of `line` a number of its own, which leads nowhere yet.
     pub(crate) fn connect_message(&self, line: &EventFd) -> Result<u32, KvmError> {
         let mut routes = self.routes();
         let gsi = routes.allocate().ok_or(KvmError::Capability("room for interrupt routes"))?;
-        self.connect(line, gsi).inspect_err(|_| routes.free(gsi))?;
+        let connect = || -> Result<(), KvmError> {
+            self.fd.register_irqfd(line, gsi).map_err(KvmError::refused("KVM_IRQFD"))?;
+            let line = line.try_clone().map_err(|source| KvmError::Refused { step: "KVM_IRQFD", source })?;
+            self.messages.lock().unwrap_or_else(PoisonError::into_inner).push((line, gsi));
+            Ok(())
+        };
+        connect().inspect_err(|_| routes.free(gsi))?;
         Ok(gsi)
     }
 
@@ -253,7 +315,8 @@ impl Vm {
     pub(crate) fn disconnect_message(&self, line: &EventFd, gsi: u32) {
         let mut routes = self.routes();
         // A number that can't be taken back stays with the line until the VM goes.
-        if self.fd.unregister_irqfd(line, gsi).is_ok() {
+        if self.take_off(line, gsi).is_ok() {
+            self.messages.lock().unwrap_or_else(PoisonError::into_inner).retain(|(_, its)| *its != gsi);
             routes.free(gsi);
             let _the_route_stays_with_nobody_to_raise_it = self.publish(&routes);
         }
@@ -283,6 +346,9 @@ impl Vm {
             .register_coalesced_mmio(zone, size)
             .map_err(KvmError::refused("KVM_REGISTER_COALESCED_MMIO"))?;
         self.coalesces.store(true, Ordering::Relaxed);
+        if let IoEventAddress::Pio(port) = zone {
+            self.ports.lock().unwrap_or_else(PoisonError::into_inner).push((port, size));
+        }
         Ok(())
     }
 

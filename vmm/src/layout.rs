@@ -64,3 +64,15 @@ pub const ACPI_RESET_VALUE: u8 = 1;
 pub const I8042: u16 = 0x60;
 /// The i8042's command port: 0xfe written to it pulses the reset line.
 pub const I8042_COMMAND: u16 = 0x64;
+
+/// How much persistent memory a machine with a reserved disk has, in bytes. A guest takes a sixty-fourth of it for its bookkeeping.
+pub const RESERVED_MEMORY: u64 = 256 << 20;
+
+/// Where it begins, on a machine with so many bytes of RAM: behind all of that and above 4 GiB, on a boundary that suits
+/// Linux, which takes such memory in sections (Documentation/mm/memory-model.rst).
+#[must_use]
+pub fn reserved_memory(memory: u64) -> u64 {
+    const ALIGNED: u64 = 1 << 30;
+    let high = memory.saturating_sub(HOLE_START);
+    HOLE_END.saturating_add(high).next_multiple_of(ALIGNED)
+}

@@ -33,6 +33,8 @@ pub enum Outcome {
     Halted,
     /// The host ended the machine (a timeout, a signal, the end of a test).
     Stopped,
+    /// The host was done with the guest, and let the machine go.
+    Dismissed,
     /// The guest of a strict machine accessed what is nothing.
     Unclaimed(UnclaimedAccess),
     /// KVM could not enter the guest (`KVM_EXIT_FAIL_ENTRY`).
@@ -64,10 +66,10 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// Whether somebody will ask where the processors stood: always, but for a guest that ended as it should.
+    /// Whether somebody will ask where the processors stood: always, but for a guest that ended as it should, or was let go.
     #[must_use]
     pub fn wants_explaining(&self) -> bool {
-        !matches!(self, Self::PowerOff | Self::DebugExit { value: 0 })
+        !matches!(self, Self::PowerOff | Self::Dismissed | Self::DebugExit { value: 0 })
     }
 }
 

@@ -1,6 +1,6 @@
 //! A machine put together: what is where, and who is connected to whom.
 
-use std::path::Path;
+use std::fs::File as HostFile;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use kiln_protocol::probe::{DOORBELL, DOORBELL_RING, STREAM, STREAM_SIZE};
@@ -33,22 +33,24 @@ use crate::layout::{
     I8042 as I8042_PORT, I8042_COMMAND, IDENTITY_MAP_ADDRESS, IOAPIC, KVMS_PORTS, LAPIC, POST,
     PROBE_CELLS_MMIO, PROBE_CELLS_PIO, PROBE_CELLS_SIZE, PROBE_GSI, PROBE_LEVEL_GSI, PROBE_MMIO,
     PROBE_MMIO_SIZE, PROBE_PIO, PROBE_PIO_SIZE, PROBE_STREAM_PIO, PROBE_STREAM_PIO_SIZE, PROBE_WINDOW,
-    PROBE_WINDOW_SIZE, PVPANIC, RTC, TESTDEV, TESTDEV_IRQ, TESTDEV_IRQ_SIZE, TESTDEV_MMIO, TESTDEV_MMIO_SIZE,
-    TESTDEV_SIZE, TSS_ADDRESS, VIRTIO_MMIO_SIZE, virtio_mmio_address, virtio_mmio_gsi,
+    PROBE_WINDOW_SIZE, PVPANIC, RESERVED_MEMORY, RTC, TESTDEV, TESTDEV_IRQ, TESTDEV_IRQ_SIZE, TESTDEV_MMIO,
+    TESTDEV_MMIO_SIZE, TESTDEV_SIZE, TSS_ADDRESS, VIRTIO_MMIO_SIZE, reserved_memory, virtio_mmio_address,
+    virtio_mmio_gsi,
 };
 use crate::memory::map::MemoryMap;
 use crate::memory::on_bus::BusListener;
-use crate::memory::region::{Doorbell, Window, Zone};
+use crate::memory::region::{Doorbell, Rom, Window, Zone};
 use crate::memory::table::Table;
 use crate::memory::{self, GuestMemory};
 use crate::outcome::PowerSwitch;
 use crate::snapshot::checksum::Checksum;
-use crate::snapshot::{Loaded, Part, Persist, Saver, SnapshotError};
-use crate::vcpu::{Buses, Ready};
+use crate::snapshot::{Loaded, Part, Persist, ReservedDisk, Saver, SnapshotError};
+use crate::vcpu::{Buses, Parked, Ready};
 use crate::virtio::block::BlockDevice;
 use crate::virtio::console::ConsoleDevice;
 use crate::virtio::device::VirtioDevice;
 use crate::virtio::mmio::{MmioTransport, NOTIFY_OFFSET};
+use crate::virtio::pmem::PmemDevice;
 
 /// What a machine begins with: what it boots, or the state of another.
 pub(super) enum Begin<'a> {
@@ -56,15 +58,25 @@ pub(super) enum Begin<'a> {
     From {
         snapshot: Box<Loaded>,
         /// What is to be the reserved disk.
-        reserved_disk: Option<&'a Path>,
+        reserved_disk: Option<&'a ReservedDisk>,
+        /// What it is put on, if that is not to be new.
+        used: Option<Used>,
     },
 }
 
+/// What a machine has of another that has ended.
+pub(super) struct Used {
+    pub(super) vm: Arc<Vm>,
+    pub(super) vcpus: Vec<Parked>,
+    pub(super) memory: GuestMemory,
+    pub(super) place: Option<Arc<Rom>>,
+}
+
 pub(super) fn assemble(
-    kvm: Kvm,
+    kvm: Arc<Kvm>,
     config: &MachineConfig,
     io: MachineIo,
-    begin: Begin<'_>,
+    mut begin: Begin<'_>,
 ) -> Result<Machine, MachineError> {
     let most = kvm.get_max_vcpus();
     if usize::try_from(config.cpus).is_ok_and(|cpus| cpus > most) {
@@ -76,6 +88,7 @@ pub(super) fn assemble(
     }
     let memory = match &begin {
         Begin::Boot => memory::allocate_on(config.memory, config.memory_backing)?,
+        Begin::From { used: Some(used), .. } => used.memory.clone(),
         Begin::From { snapshot, .. } => snapshot.memory(config)?,
     };
     let power = PowerSwitch::new();
@@ -99,11 +112,17 @@ pub(super) fn assemble(
         generation_id::renew(&memory).map_err(MachineError::Io)?;
     }
 
-    let vm = Vm::new(&kvm, config.irqchip)?;
+    let (vm, used, place) = match &mut begin {
+        Begin::From { used: Some(used), .. } => {
+            (used.vm.clone(), Some(std::mem::take(&mut used.vcpus)), used.place.take())
+        }
+        _ => (Vm::new(&kvm, config.irqchip)?, None, None),
+    };
     let bus = BusListener::default();
     let mmio = bus.published();
     let table = empty_table(&vm, bits, config.irqchip);
     let map = MemoryMap::new(table, memory.clone(), vec![vm.clone(), Arc::new(bus)])?;
+    let place = config.reserved_disk.then(|| reserved_memory_of(config, &map, place, &begin)).transpose()?;
     let mut places = Checksum::new();
     if let Boot::Firmware { image } = &config.boot {
         let rom = crate::boot::firmware::read(image)?;
@@ -159,27 +178,33 @@ pub(super) fn assemble(
     let buses = Buses { pio, mmio, map: map.clone() };
     let unclaimed = if config.strict { Unclaimed::strict(config.allowed.clone()) } else { Arc::default() };
     let to = (buses, unclaimed.clone());
-    let vcpus = Ready::new(&kvm, vm.clone(), (config.cpus, config.irqchip), entry, to, power.clone())?;
+    let vcpus = match used {
+        Some(used) => Ready::again(&kvm, vm.clone(), used, to, power.clone())?,
+        None => Ready::new(&kvm, vm.clone(), (config.cpus, config.irqchip), entry, to, power.clone())?,
+    };
     let mut origin = None;
     let restored = match begin {
         Begin::Boot => None,
-        Begin::From { snapshot, reserved_disk } => {
+        Begin::From { snapshot, reserved_disk, .. } => {
             vcpus.set_states(snapshot.time(), snapshot.vcpus())?;
-            origin = Some(snapshot.folder().to_owned());
             let restored = snapshot.restore(&vm, &parts, places)?;
+            origin = Some(*snapshot);
             // Windows that had moved are where they were.
             map.settle(|| ())?;
             if has_acpi && config.irqchip {
                 generation_id::announce(&vm)?;
             }
-            if let Some(reserved) = virtio.last().filter(|_| reserved_disk.is_some()) {
+            // Behind it is the same place as persistent memory.
+            let reserved = virtio.len().checked_sub(2).and_then(|index| virtio.get(index));
+            if let (Some(reserved), Some(ReservedDisk::Block(_))) = (reserved, reserved_disk) {
                 let reserved = reserved.lock().unwrap_or_else(PoisonError::into_inner);
                 reserved.config_changed().map_err(MachineError::Io)?;
             }
             Some(restored)
         }
     };
-    let saver = Saver { config: config.clone(), vm, parts, places, roms: map.roms(), map, kvm, origin };
+    let roms = map.roms();
+    let saver = Saver { config: config.clone(), vm, parts, places, roms, place, map, kvm, origin };
     let Backends { drains, ptys, .. } = backends;
     let teller = UnclaimedTeller::new(unclaimed);
     let fittings = Fittings { uart, virtio, drains, teller, served: None, events: None };
@@ -193,7 +218,7 @@ pub(super) fn check(config: &MachineConfig, and_load: bool) -> Result<(), Machin
     }
     if and_load {
         let memory = memory::allocate(config.memory)?;
-        let devices = config.disks.len() + 1 + usize::from(config.reserved_disk);
+        let devices = config.disks.len() + 1 + 2 * usize::from(config.reserved_disk);
         crate::boot::load(&memory, config, devices)?;
     }
     Ok(())
@@ -210,7 +235,43 @@ fn port_bus(irqchip: bool) -> Result<Bus, BusError> {
     Ok(pio)
 }
 
-/// The virtio devices, in the order of their addresses: the console first, then the disks, the reserved one last.
+/// The reserved disk's place as memory: `place`, which is in the VM already, or a new one, with what `begin` puts there.
+fn reserved_memory_of(
+    config: &MachineConfig,
+    map: &MemoryMap,
+    place: Option<Arc<Rom>>,
+    begin: &Begin<'_>,
+) -> Result<Arc<Rom>, MachineError> {
+    let place = match place {
+        Some(place) => place,
+        None => {
+            let size = usize::try_from(RESERVED_MEMORY)
+                .map_err(|error| MachineError::Io(std::io::Error::other(error)))?;
+            Arc::new(Rom::place(size).map_err(MachineError::Io)?)
+        }
+    };
+    let file = match begin {
+        Begin::From { reserved_disk: Some(ReservedDisk::Memory(path)), .. } => {
+            // What can't be a disk can't be this either.
+            RawDisk::open(path, true)?;
+            let refused = |source| SnapshotError::Read { path: path.clone(), source };
+            Some((HostFile::open(path).map_err(refused)?, path))
+        }
+        _ => None,
+    };
+    let put = place.put(file.as_ref().map(|(file, _)| file));
+    put.map_err(|source| match file {
+        Some((_, path)) => SnapshotError::Read { path: path.clone(), source }.into(),
+        None => MachineError::Io(source),
+    })?;
+    map.change(|table| {
+        table.rom("reserved memory", reserved_memory(config.memory), place.clone())?;
+        Ok(())
+    })?;
+    Ok(place)
+}
+
+/// The virtio devices, in the order of their addresses: the console first, then the disks, the reserved one last, as disk and memory.
 fn virtio_devices(
     config: &MachineConfig,
     console: Option<ConsoleEnd>,
@@ -242,8 +303,14 @@ fn virtio_devices(
     };
     match names.next().filter(|_| config.reserved_disk) {
         Some(name) => {
-            let raw = reserved.map(|path| RawDisk::open(path, true)).transpose()?;
+            let raw = match reserved {
+                Some(ReservedDisk::Block(path)) => Some(RawDisk::open(path, true)?),
+                _ => None,
+            };
             devices.push(Box::new(BlockDevice::reserved(raw, name)));
+            let place = (reserved_memory(config.memory), RESERVED_MEMORY);
+            let bound = matches!(reserved, Some(ReservedDisk::Memory(_)));
+            devices.push(Box::new(PmemDevice::new(place, bound)));
         }
         None if reserved.is_some() => return Err(SnapshotError::NoReservedDisk.into()),
         None => {}
@@ -390,9 +457,9 @@ impl Wiring<'_> {
         if !self.irqchip {
             return Ok(probe);
         }
-        let level = LevelIrqfd::new().map_err(MachineError::Io)?;
-        self.vm.connect_level(level.eventfds(), PROBE_LEVEL_GSI)?;
-        Ok(probe.with(Arc::new(level), Arc::new(MsiIrqfd::new(self.vm.clone())?)))
+        let level = Arc::new(LevelIrqfd::new().map_err(MachineError::Io)?);
+        self.vm.connect_level(&level, PROBE_LEVEL_GSI)?;
+        Ok(probe.with(level, Arc::new(MsiIrqfd::new(self.vm.clone())?)))
     }
 
     /// The probe's cells, on both buses: bytes, and next to them four bytes each.
@@ -456,9 +523,9 @@ impl Wiring<'_> {
         if !self.irqchip {
             return Ok(Arc::new(Unconnected));
         }
-        let line = Irqfd::new().map_err(MachineError::Io)?;
-        self.vm.connect(line.eventfd(), gsi)?;
-        Ok(Arc::new(line))
+        let line = Arc::new(Irqfd::new().map_err(MachineError::Io)?);
+        self.vm.connect(&line, gsi)?;
+        Ok(line)
     }
 
     /// A virtio device behind its transport: kicks are counted by KVM, with no exit.

@@ -2,6 +2,7 @@
 
 mod assembly;
 mod backend;
+mod chassis;
 mod error;
 mod fittings;
 mod outlet;
@@ -14,10 +15,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
+use kvm_ioctls::Kvm;
+
 pub use crate::bus::{UnclaimedAccess, UnclaimedReport};
 pub use crate::vcpu::{ControlError, Controller, DebugRequest, DebugStop, MachineState, Owner, VcpuStop};
 pub use crate::virtio::console::ConsoleEnd;
 pub use backend::BackendError;
+pub use chassis::Chassis;
 pub use error::MachineError;
 pub use outlet::{LostOutput, STDOUT};
 pub use running::{Ended, Running, Stopper};
@@ -30,10 +34,10 @@ use crate::device::rtc::NmiMask;
 use crate::event_loop::EventLoop;
 use crate::kvm::{self, KVM_NODE};
 use crate::outcome::PowerSwitch;
-pub use crate::snapshot::RestoreIo;
 use crate::snapshot::{Loaded, Restored, Saver, SnapshotError};
+pub use crate::snapshot::{ReservedDisk, RestoreIo};
 use crate::vcpu::Ready;
-use assembly::Begin;
+use assembly::{Begin, Used};
 use fittings::Fittings;
 
 /// The host's ends of what a machine is connected to.
@@ -78,7 +82,7 @@ impl Machine {
         config.validate()?;
         // First: who wants a name that is taken has not touched anything else yet.
         let endpoint = config.name.as_deref().map(Endpoint::open).transpose()?;
-        let mut machine = assembly::assemble(kvm::open(node)?, config, io, Begin::Boot)?;
+        let mut machine = assembly::assemble(kvm::open(node)?.into(), config, io, Begin::Boot)?;
         machine.introduce(node, &config.boot);
         machine.serve(endpoint, config.memory)?;
         Ok(machine)
@@ -103,11 +107,32 @@ impl Machine {
     pub fn restore_on(node: &Path, folder: &Path, io: RestoreIo) -> Result<Self, SnapshotError> {
         let kvm = kvm::open(node)?;
         let snapshot = Loaded::open(&kvm, folder)?;
+        Self::go_on(node, kvm.into(), snapshot, io, None)
+    }
+
+    /// As [`Machine::restore`], from the snapshot that `chassis` is of and in its place: the guest sees no difference. Only one
+    /// machine can have it, and what is left of that one, if it is dismissed, is a chassis again.
+    ///
+    /// # Errors
+    /// As [`Machine::restore`].
+    pub fn restore_on_chassis(chassis: Chassis, io: RestoreIo) -> Result<Self, SnapshotError> {
+        let Chassis { node, kvm, vm, vcpus, memory, place, snapshot } = chassis;
+        snapshot.check()?;
+        Self::go_on(&node, kvm, snapshot, io, Some(Used { vm, vcpus, memory, place }))
+    }
+
+    fn go_on(
+        node: &Path,
+        kvm: Arc<Kvm>,
+        snapshot: Loaded,
+        io: RestoreIo,
+        used: Option<Used>,
+    ) -> Result<Self, SnapshotError> {
         let RestoreIo { name, serial, console, ports, reserved_disk } = io;
         let config = MachineConfig { name, ..snapshot.config().clone() };
         config.validate().map_err(MachineError::from)?;
         let endpoint = config.name.as_deref().map(Endpoint::open).transpose().map_err(MachineError::from)?;
-        let begin = Begin::From { snapshot: Box::new(snapshot), reserved_disk: reserved_disk.as_deref() };
+        let begin = Begin::From { snapshot: Box::new(snapshot), reserved_disk: reserved_disk.as_ref(), used };
         let mut machine = assembly::assemble(kvm, &config, MachineIo { serial, console, ports }, begin)?;
         machine.introduce(node, &config.boot);
         machine.serve(endpoint, config.memory)?;
@@ -205,8 +230,8 @@ impl Machine {
     pub fn start(self) -> Result<Running, MachineError> {
         let began = Instant::now();
         let controller = self.vcpus.controller();
-        if let Some(Restored { time, vcpus }) = &self.restored {
-            self.vcpus.set_time(time, vcpus)?;
+        if let Some(restored) = &self.restored {
+            self.vcpus.set_time(restored.time(), restored.vcpus())?;
         }
         let threads = self.vcpus.start(began).map_err(MachineError::Io)?;
         Ok(Running::new(threads, controller, self.power, self.fittings, self.saver))

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use super::chassis::Chassis;
 use super::fittings::Fittings;
 use super::outlet::LostOutput;
 use crate::device::uart::SerialInput;
@@ -10,7 +11,7 @@ use crate::dump::VcpuDump;
 use crate::outcome::{Outcome, PowerSwitch};
 use crate::snapshot::{Saver, SnapshotError};
 use crate::trace::Trace;
-use crate::vcpu::{ControlError, Controller, Idle, MachineState, Owner, VcpuThread};
+use crate::vcpu::{ControlError, Controller, Idle, MachineState, Owner, Parked, VcpuThread};
 
 /// How often a machine that runs is looked at: for half a line that waits in the UART, and for processors that
 /// sleep for ever.
@@ -111,8 +112,7 @@ impl Running {
         self.controller.hold(&owner)?;
         self.controller.keep_debuggers_out(&owner)?;
         self.saver.save(&self.controller, to)?;
-        let (trace, dumps, lost) = self.end();
-        Ok(Ended { outcome: Outcome::Stopped, trace, dumps, lost })
+        Ok(self.end(Outcome::Stopped).0)
     }
 
     /// Notes in the snapshot that it went on from, if it did, which pages of RAM it has written since then: machines that go on
@@ -128,7 +128,14 @@ impl Running {
     /// Waits for the machine's end, or ends it at `deadline`, which is put off by the time for which the machine is held
     /// meanwhile ([`Controller::hold`]), from that hold's beginning: who looks at a paused machine does not lose it.
     #[must_use]
-    pub fn wait(mut self, deadline: Option<Instant>) -> Ended {
+    pub fn wait(self, deadline: Option<Instant>) -> Ended {
+        self.wait_and_keep(deadline).0
+    }
+
+    /// As [`Running::wait`]; of a machine that went on from a snapshot and was dismissed ([`Controller::dismiss`]) it keeps what another
+    /// can be put on ([`super::Machine::restore_on_chassis`]). There is none where anything stands against it.
+    #[must_use]
+    pub fn wait_and_keep(mut self, deadline: Option<Instant>) -> (Ended, Option<Chassis>) {
         let mut watch = SleepWatch::default();
         let held_before = self.controller.held_before();
         let controller = self.controller.clone();
@@ -152,28 +159,36 @@ impl Running {
                 self.power.end(Outcome::Halted);
             }
         };
-        let (trace, mut dumps, lost) = self.end();
-        self.controller.name(&mut dumps);
-        Ended { outcome, trace, dumps, lost }
+        let (mut ended, vcpus) = self.end(outcome);
+        self.controller.name(&mut ended.dumps);
+        let dismissed = ended.outcome == Outcome::Dismissed;
+        self.fittings.virtio.clear();
+        let chassis = dismissed.then(|| Chassis::of(&mut self.saver, &self.controller, vcpus)).flatten();
+        (ended, chassis)
     }
 
-    /// Ends the machine and all of its threads.
-    fn end(&mut self) -> (Trace, Vec<VcpuDump>, Vec<LostOutput>) {
+    /// Ends the machine and all of its threads, but those of vCPUs that are left.
+    fn end(&mut self, outcome: Outcome) -> (Ended, Vec<Parked>) {
         self.power.end(Outcome::Stopped);
         self.controller.wake();
         for thread in &self.threads {
             thread.kick();
         }
-        let (vcpus, dumps): (Vec<_>, Vec<_>) = self.threads.drain(..).map(VcpuThread::join).unzip();
+        let (mut vcpus, mut dumps, mut parked) = (Vec::new(), Vec::new(), Vec::new());
+        for (trace, dump, left) in self.threads.drain(..).map(VcpuThread::join) {
+            vcpus.push(trace);
+            dumps.extend(dump);
+            parked.extend(left);
+        }
         let lost = self.fittings.end();
-        (Trace { vcpus }, dumps.into_iter().flatten().collect(), lost)
+        (Ended { outcome, trace: Trace { vcpus }, dumps, lost }, parked)
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
         if !self.threads.is_empty() {
-            self.end();
+            self.end(Outcome::Stopped);
         }
     }
 }

@@ -220,7 +220,16 @@ impl MemoryMap {
             return Err(MapError::NotPages { name: name.to_owned(), base, size: 0 });
         }
         let rom = Rom::new(bytes).map_err(MapError::Rom)?;
-        self.change(|table| table.rom(name, base, rom))
+        self.change(|table| table.rom(name, base, rom.into()))
+    }
+
+    /// Takes all from the map but what is to stay and RAM, whose writes are not noted any more. No vCPU may be in the guest.
+    pub(crate) fn strip(&self) -> Result<(), MapError> {
+        self.log_stop()?;
+        self.change(|table| {
+            table.strip();
+            Ok(())
+        })
     }
 
     /// Has writes to RAM noted from now on: the guest's by KVM, the devices' by themselves.

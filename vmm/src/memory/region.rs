@@ -1,6 +1,8 @@
 //! What there can be at a guest-physical address: RAM, a ROM, a device's window.
 
+use std::fs::File;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -11,20 +13,78 @@ use super::GuestMemory;
 use crate::bus::{BusDevice, Shared};
 
 /// Bytes that the guest reads, and can't change.
-pub(crate) struct Rom(MmapRegion);
+pub(crate) struct Rom {
+    bytes: MmapRegion,
+    /// It stays where it is when all else is taken from the map but RAM.
+    stays: bool,
+    /// The file that is there, if one was put there.
+    file: Mutex<Option<FileStamp>>,
+}
+
+/// Device, inode, size and time of the last change.
+type FileStamp = (u64, u64, u64, (i64, i64));
 
 impl Rom {
     /// Makes a ROM with a copy of `bytes`, which must not be none.
     pub(crate) fn new(bytes: &[u8]) -> io::Result<Self> {
         let region = MmapRegion::new(bytes.len()).map_err(io::Error::other)?;
         region.as_volatile_slice().copy_from(bytes);
-        Ok(Self(region))
+        Ok(Self { bytes: region, stays: false, file: Mutex::default() })
+    }
+
+    /// Makes a place of `size` bytes for files, zero at first, that stays in the map.
+    pub(crate) fn place(size: usize) -> io::Result<Self> {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        let bytes = MmapRegion::build(None, size, libc::PROT_READ, flags).map_err(io::Error::other)?;
+        Ok(Self { bytes, stays: true, file: Mutex::default() })
+    }
+
+    /// Puts `file` in a place, or none: behind its end there are zeros. What was there before is gone. One that is there
+    /// already stays as it is, with all of it that is in KVM's tables.
+    pub(crate) fn put(&self, file: Option<&File>) -> io::Result<()> {
+        use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous};
+        let stamp = |file: &File| -> io::Result<FileStamp> {
+            let meta = file.metadata()?;
+            Ok((meta.dev(), meta.ino(), meta.size(), (meta.mtime(), meta.mtime_nsec())))
+        };
+        let wanted = file.map(stamp).transpose()?;
+        let mut there = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        if *there == wanted {
+            return Ok(());
+        }
+        let (at, size) = (self.bytes.as_ptr().cast(), self.bytes.size());
+        let flags = MapFlags::PRIVATE | MapFlags::FIXED | MapFlags::NORESERVE;
+        // SAFETY: the range is the mapping that this value owns, whole, and takes the place of its bytes. Nobody has a
+        // reference to them: they are read by volatile copies, and by KVM, which is told.
+        #[allow(unsafe_code)]
+        unsafe { mmap_anonymous(at, size, ProtFlags::READ, flags) }?;
+        *there = None;
+        let Some(file) = file else { return Ok(()) };
+        let length = usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?;
+        if length > size {
+            return Err(io::Error::new(
+                io::ErrorKind::FileTooLarge,
+                format!("it has more than {size} bytes"),
+            ));
+        }
+        if length > 0 {
+            // SAFETY: as above, of a part of it.
+            #[allow(unsafe_code)]
+            unsafe { mmap(at, length, ProtFlags::READ, flags, file, 0) }?;
+        }
+        *there = wanted;
+        Ok(())
+    }
+
+    /// Whether it stays where it is when all else is taken from the map but RAM.
+    pub(crate) fn stays(&self) -> bool {
+        self.stays
     }
 
     /// Copies the bytes at `offset`, if all of them are there.
     pub(crate) fn read(&self, offset: u64, to: &mut [u8]) -> bool {
         let Ok(offset) = usize::try_from(offset) else { return false };
-        let bytes = self.0.get_slice(offset, to.len());
+        let bytes = self.bytes.get_slice(offset, to.len());
         bytes.map(|bytes| bytes.copy_to(to)).is_ok()
     }
 }
@@ -58,7 +118,7 @@ impl SlotMemory {
                 .iter()
                 .nth(*index)
                 .map_or((0, 0), |region| (MmapRegion::as_ptr(region).addr(), region.size())),
-            Self::Rom(rom) => (rom.0.as_ptr().addr(), rom.0.size()),
+            Self::Rom(rom) => (rom.bytes.as_ptr().addr(), rom.bytes.size()),
         };
         (u64::try_from(at).unwrap_or(u64::MAX), u64::try_from(size).unwrap_or(u64::MAX))
     }

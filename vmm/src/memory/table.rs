@@ -111,8 +111,8 @@ impl Table {
     }
 
     /// Puts a ROM at `base`.
-    pub(crate) fn rom(&mut self, name: &str, base: u64, rom: Rom) -> Result<RegionId, MapError> {
-        self.slot(name, base, SlotMemory::Rom(Arc::new(rom)))
+    pub(crate) fn rom(&mut self, name: &str, base: u64, rom: Arc<Rom>) -> Result<RegionId, MapError> {
+        self.slot(name, base, SlotMemory::Rom(rom))
     }
 
     fn slot(&mut self, name: &str, base: u64, memory: SlotMemory) -> Result<RegionId, MapError> {
@@ -154,6 +154,15 @@ impl Table {
         let stays = |region: &Region| matches!(&region.kind, Kind::Slot(_, SlotMemory::Ram(..)));
         let index = self.regions.iter().position(|region| region.id == id && !stays(region));
         index.map(|index| drop(self.regions.remove(index))).ok_or(MapError::NoRegion)
+    }
+
+    /// Takes all away but RAM, and what is to stay.
+    pub(crate) fn strip(&mut self) {
+        self.regions.retain(|region| match &region.kind {
+            Kind::Slot(_, SlotMemory::Rom(rom)) => rom.stays(),
+            Kind::Slot(_, SlotMemory::Ram(..)) => true,
+            Kind::Window(_) => false,
+        });
     }
 
     /// The windows that may move.

@@ -1,9 +1,10 @@
 //! A folder, into a machine that is put together.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 
 use kvm_ioctls::Kvm;
 
@@ -21,9 +22,10 @@ use crate::vcpu::state::VcpuState;
 const OTHERS_WRITE: u32 = 0o022;
 
 /// A snapshot that was found to be whole and this host's.
+#[derive(Clone)]
 pub(crate) struct Loaded {
-    state: State,
-    memory: File,
+    state: Arc<State>,
+    memory: Arc<File>,
     folder: PathBuf,
 }
 
@@ -31,10 +33,6 @@ impl Loaded {
     /// Opens the snapshot `folder`, and checks it: whole, of this version, of this host, its disks as they were.
     pub(crate) fn open(kvm: &Kvm, folder: &Path) -> Result<Self, SnapshotError> {
         let path = folder.join(file::MEMORY);
-        let read = |path: &Path| {
-            let path = path.to_owned();
-            move |source| SnapshotError::Read { path, source }
-        };
         let owner = std::fs::metadata(folder).map_err(read(folder))?;
         if owner.uid() != rustix::process::geteuid().as_raw() || owner.mode() & OTHERS_WRITE != 0 {
             return Err(SnapshotError::Owner { path: folder.to_owned() });
@@ -42,13 +40,6 @@ impl Loaded {
         let state = file::read(&folder.join(file::STATE))?;
         host::compare(&state.host, &host::facts(kvm)?)?;
         let memory = File::open(&path).map_err(read(&path))?;
-        let damaged = |what| SnapshotError::Damaged { path: path.clone(), what };
-        state.memory.check(&memory).map_err(read(&path))?.map_err(damaged)?;
-        for (disk, stamp) in state.config.disks.iter().zip(&state.disks) {
-            if DiskStamp::of(&disk.path).map_err(read(&disk.path))? != *stamp {
-                return Err(SnapshotError::Disk { path: disk.path.clone() });
-            }
-        }
         let whole = usize::try_from(state.config.cpus).ok() == Some(state.vcpus.len())
             && state.time.ahead.len() == state.vcpus.len()
             && state.disks.len() == state.config.disks.len()
@@ -57,7 +48,34 @@ impl Loaded {
             let path = folder.join(file::STATE);
             return Err(SnapshotError::Damaged { path, what: "its parts don't fit each other".to_owned() });
         }
-        Ok(Self { state, memory, folder: folder.to_owned() })
+        let loaded = Self { state: Arc::new(state), memory: Arc::new(memory), folder: folder.to_owned() };
+        loaded.check_files()?;
+        Ok(loaded)
+    }
+
+    /// Looks whether it is still what it was when it was opened.
+    pub(crate) fn check(&self) -> Result<(), SnapshotError> {
+        let path = self.folder.join(file::MEMORY);
+        let identity = |meta: &Metadata| (meta.dev(), meta.ino());
+        let there = std::fs::metadata(&path).map_err(read(&path))?;
+        let open = self.memory.metadata().map_err(read(&path))?;
+        if identity(&there) != identity(&open) {
+            return Err(SnapshotError::Damaged { path, what: "another one has taken its place".to_owned() });
+        }
+        self.check_files()
+    }
+
+    /// Looks whether RAM is what was saved, and the disks as they were then.
+    fn check_files(&self) -> Result<(), SnapshotError> {
+        let path = self.folder.join(file::MEMORY);
+        let damaged = |what| SnapshotError::Damaged { path: path.clone(), what };
+        self.state.memory.check(&self.memory).map_err(read(&path))?.map_err(damaged)?;
+        for (disk, stamp) in self.state.config.disks.iter().zip(&self.state.disks) {
+            if DiskStamp::of(&disk.path).map_err(read(&disk.path))? != *stamp {
+                return Err(SnapshotError::Disk { path: disk.path.clone() });
+            }
+        }
+        Ok(())
     }
 
     /// What the machine is made of.
@@ -88,6 +106,11 @@ impl Loaded {
         Ok(memory)
     }
 
+    /// Gives RAM of [`Loaded::memory`], whose machine has ended, the bytes again that were saved.
+    pub(crate) fn bring_back(&self, memory: &GuestMemory) -> io::Result<()> {
+        self.state.memory.bring_back(memory, &self.memory)
+    }
+
     fn map_under(&self, memory: &GuestMemory) -> Result<(), SnapshotError> {
         let path = || self.folder.join(file::MEMORY);
         lost_pages::tell();
@@ -101,13 +124,13 @@ impl Loaded {
     /// Gives the shared interrupt controllers their state, once all vCPUs have theirs; then each device, which may
     /// raise interrupts from then on. `places` is the checksum of where this machine has its devices.
     pub(crate) fn restore(
-        mut self,
+        &self,
         vm: &Vm,
         parts: &[Part],
         places: Checksum,
     ) -> Result<Restored, SnapshotError> {
         if places != self.state.places {
-            return Err(SnapshotError::Map { made_by: self.state.kiln });
+            return Err(SnapshotError::Map { made_by: self.state.kiln.clone() });
         }
         if let Some(interrupts) = &self.state.interrupts {
             interrupts.set(vm)?;
@@ -115,15 +138,27 @@ impl Loaded {
         for (name, device) in parts {
             let refused = |source| SnapshotError::Device { device: name.clone(), source };
             let missing = || PersistError::Refused("the snapshot has none".to_owned());
-            let state = self.state.devices.remove(name).ok_or_else(|| refused(missing()))?;
+            let state = self.state.devices.get(name).cloned().ok_or_else(|| refused(missing()))?;
             device.lock().unwrap_or_else(PoisonError::into_inner).restore(state).map_err(refused)?;
         }
-        Ok(Restored { vcpus: self.state.vcpus, time: self.state.time })
+        Ok(Restored(self.state.clone()))
     }
 }
 
 /// What is left to be done when a restored machine starts: its time goes on.
-pub(crate) struct Restored {
-    pub(crate) vcpus: Vec<VcpuState>,
-    pub(crate) time: Time,
+pub(crate) struct Restored(Arc<State>);
+
+impl Restored {
+    pub(crate) fn vcpus(&self) -> &[VcpuState] {
+        &self.0.vcpus
+    }
+
+    pub(crate) fn time(&self) -> &Time {
+        &self.0.time
+    }
+}
+
+fn read(path: &Path) -> impl FnOnce(io::Error) -> SnapshotError {
+    let path = path.to_owned();
+    move |source| SnapshotError::Read { path, source }
 }

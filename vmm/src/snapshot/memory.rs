@@ -4,6 +4,7 @@ use std::fs::{File, Metadata};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 
+use rustix::mm::Advice;
 use serde::{Deserialize, Serialize};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion, MemoryRegionAddress};
 
@@ -11,6 +12,8 @@ use super::checksum::Checksum;
 use super::pagemap::PageMap;
 use crate::memory::{GuestMemory, HUGE_PAGE, PAGE};
 
+/// How much of RAM one machine after another may have of its own ([`MemoryFile::bring_back`]), in bytes.
+const KEPT: u64 = 16 << 20;
 /// How much is written, mapped or left out as one. Each run in the file is a mapping of the process's, of which a host
 /// allows some 65,000 (`vm.max_map_count`).
 const PIECE: usize = 64 << 10;
@@ -196,6 +199,46 @@ impl MemoryFile {
             unsafe { rustix::mm::mmap(host.cast(), length, protection, flags, file, run.offset) }?;
         }
         Ok(Ok(()))
+    }
+
+    /// Gives `memory`, which [`MemoryFile::map_under`] mapped and whose machine has ended, the bytes of `file` again. Pages that the
+    /// process has of its own are written over, where they are: for the next machine they are in place. Of more than
+    /// [`KEPT`] the rest is let go, and is the file's again.
+    pub(super) fn bring_back(&self, memory: &GuestMemory, file: &File) -> io::Result<()> {
+        let map = PageMap::open()?;
+        let mut room = KEPT;
+        for (region, (_, size, base)) in memory.iter().zip(places(memory)) {
+            let host = region.get_host_address(MemoryRegionAddress(0)).map_err(io::Error::other)?;
+            let mut own: Vec<(u64, u64)> = Vec::new();
+            map.look(host, size / PAGE, |index, page| {
+                let at = index * PAGE;
+                match own.last_mut() {
+                    Some((from, length)) if page.is_own() && *from + *length == at => *length += PAGE,
+                    _ if page.is_own() => own.push((at, PAGE)),
+                    _ => {}
+                }
+                true
+            })?;
+            for (at, length) in own {
+                let kept = length.min(room);
+                room -= kept;
+                let part =
+                    |at: u64| region.get_host_address(MemoryRegionAddress(at)).map_err(io::Error::other);
+                let bytes = |length: u64| usize::try_from(length).map_err(io::Error::other);
+                // SAFETY: the run lies in the mapping that `memory` owns. Its machine has ended: no vCPU and no device's thread touches
+                // it, and no reference to it is kept anywhere.
+                #[allow(unsafe_code)]
+                let page = unsafe { std::slice::from_raw_parts_mut(part(at)?, bytes(kept)?) };
+                file.read_exact_at(page, base + at)?;
+                if kept < length {
+                    let rest = part(at + kept)?.cast();
+                    // SAFETY: as above; the mapping stays, with the bytes that it had at first.
+                    #[allow(unsafe_code)]
+                    unsafe { rustix::mm::madvise(rest, bytes(length - kept)?, Advice::LinuxDontNeed) }?;
+                }
+            }
+        }
+        Ok(())
     }
 }
 

@@ -12,7 +12,7 @@
 //!   is the host's, as ever.
 //! - **Disks**: a disk's file must be what it was when the snapshot was made. What a restored machine writes to a disk stays in its own
 //!   memory. The reserved disk ([`crate::config::MachineConfig::reserved_disk`]) is empty in the snapshot, and each restored
-//!   machine can have another file there.
+//!   machine can have another file there ([`ReservedDisk`]).
 //! - **Ports**: a stream of the host's is another one in each restored machine. A guest that has a port open finds it open, and is told nothing.
 //! - **A snapshot that was cut off or changed, or is of another version or host, is refused in words** ([`SnapshotError`]),
 //!   to be made anew. Its files are never written again: who wants another makes another folder, and removes this one.
@@ -62,7 +62,7 @@ pub use time::Time;
 
 /// The version of the files, and of what machines save. A change of any device's state, of the addresses of devices, or
 /// of how a restore goes about it counts it up; a test notices the first.
-pub const SCHEMA: u32 = 2;
+pub const SCHEMA: u32 = 3;
 
 /// The host's ends of what a restored machine is connected to.
 pub struct RestoreIo {
@@ -75,7 +75,17 @@ pub struct RestoreIo {
     /// One stream for each of the machine's ports, in order.
     pub ports: Vec<UnixStream>,
     /// What the reserved disk is from now on: a raw image, which is only read. Without one it stays empty.
-    pub reserved_disk: Option<PathBuf>,
+    pub reserved_disk: Option<ReservedDisk>,
+}
+
+/// A raw image in the reserved disk's place, and how the guest has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ReservedDisk {
+    /// As the disk, which has its size from now on, and which reads it.
+    Block(PathBuf),
+    /// As persistent memory: it is mapped, and nothing of it is read or copied. It has at most
+    /// [`RESERVED_MEMORY`](crate::layout::RESERVED_MEMORY) bytes, and the guest finds zeros behind its end.
+    Memory(PathBuf),
 }
 
 /// All of a machine but its RAM.

@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use super::checksum::Checksum;
 use super::interrupts::Interrupts;
+use super::load::Loaded;
 use super::persist::Persist;
 use super::time::{Counter, Time};
 use super::{SnapshotError, State, early, file, host, memory};
@@ -39,11 +40,13 @@ pub(crate) struct Saver {
     pub(crate) places: Checksum,
     /// The ROMs that there were at first.
     pub(crate) roms: Vec<PlacedRom>,
+    /// The reserved disk's place as memory.
+    pub(crate) place: Option<Arc<Rom>>,
     pub(crate) map: Arc<MemoryMap>,
     /// The KVM that it runs on.
-    pub(crate) kvm: Kvm,
+    pub(crate) kvm: Arc<Kvm>,
     /// The snapshot that it went on from, if it did.
-    pub(crate) origin: Option<PathBuf>,
+    pub(crate) origin: Option<Loaded>,
 }
 
 /// What a disk's file was like.
@@ -109,9 +112,9 @@ impl Saver {
 
     /// Notes in the snapshot that the machine went on from which pages it has written since; tells how many.
     pub(crate) fn note_early_pages(&self, controller: &Controller) -> Result<u64, SnapshotError> {
-        let Some(folder) = &self.origin else { return Ok(0) };
+        let Some(folder) = self.origin.as_ref().map(Loaded::folder) else { return Ok(0) };
         early::note(controller.memory(), folder)
-            .map_err(|source| SnapshotError::Write { path: folder.clone(), source })
+            .map_err(|source| SnapshotError::Write { path: folder.to_owned(), source })
     }
 
     fn devices(&self) -> Result<BTreeMap<String, Value>, SnapshotError> {

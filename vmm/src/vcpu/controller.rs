@@ -204,9 +204,20 @@ impl Controller {
         self.end(Outcome::Stopped);
     }
 
+    /// Lets the machine go as [`Outcome::Dismissed`], unless it has already ended: nothing more is wanted of its guest, and
+    /// another machine of its snapshot may have what is left ([`crate::machine::Running::wait_and_keep`]).
+    pub fn dismiss(&self) {
+        self.end(Outcome::Dismissed);
+    }
+
     /// Ends the machine as its reset line would ([`Outcome::Reset`]), unless it has already ended.
     pub fn reset(&self) {
         self.end(Outcome::Reset);
+    }
+
+    /// Whether a debugger looks at the machine.
+    pub(crate) fn is_debugged(&self) -> bool {
+        self.0.debugger().is_some() || self.0.door().is_some()
     }
 
     /// Has the threads of a machine that was ended by its power switch notice it while they are paused.

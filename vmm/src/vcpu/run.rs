@@ -6,6 +6,7 @@ use kvm_ioctls::{VcpuExit, VcpuFd};
 use super::access::Accesses;
 use super::exit;
 use super::guest_debug::{DebugStop, TRAP_PORT};
+use super::kick;
 use super::pages::SharedPages;
 use super::stops::End;
 use super::thread::Outside;
@@ -31,6 +32,19 @@ pub(super) enum Next {
     Trap(u8),
     /// The machine ends: how, and what KVM said.
     End(Outcome, String),
+}
+
+/// Has KVM complete the access that the vCPU of a machine which has ended may be in the middle of, without entering the guest.
+/// Says whether that came to an end.
+pub(super) fn complete(vcpu: &mut VcpuFd) -> bool {
+    /// An access that crosses pages comes in this many parts at most, and then some.
+    const PARTS: usize = 16;
+    let ended = (0..PARTS).any(|_| {
+        kick::call_back(vcpu);
+        vcpu.run().is_err_and(|error| error.errno() == libc::EINTR)
+    });
+    kick::heard(vcpu);
+    ended
 }
 
 /// Enters the guest, and handles what made it leave.

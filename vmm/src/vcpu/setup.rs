@@ -1,6 +1,8 @@
 //! What a vCPU starts with: CPUID, model-specific registers, local APIC, FPU, and the entry's registers.
 
-use kvm_bindings::{CpuId, Msrs, kvm_fpu, kvm_lapic_state, kvm_msr_entry, kvm_regs, kvm_segment, kvm_sregs};
+use kvm_bindings::{
+    CpuId, Msrs, kvm_fpu, kvm_guest_debug, kvm_lapic_state, kvm_msr_entry, kvm_regs, kvm_segment, kvm_sregs,
+};
 use kvm_ioctls::{Kvm, VcpuFd};
 
 use super::cpuid;
@@ -9,6 +11,8 @@ use crate::layout::{GDT, PAGE_TABLES};
 
 /// `IA32_MISC_ENABLE`, and its bit for fast string operations (Intel SDM, volume 4).
 const MISC_ENABLE: (u32, u64) = (0x1a0, 1);
+/// `MSR_KVM_ASYNC_PF_EN` (Linux, `Documentation/virt/kvm/x86/msr.rst`): zero has KVM forget what it fetches.
+const ASYNC_PF_EN: u32 = 0x4b56_4d02;
 /// `IA32_MTRR_DEF_TYPE`: MTRRs on, memory is write-back by default (Intel SDM, volume 3, §12.11.2.1).
 const MTRR_DEF_TYPE: (u32, u64) = (0x2ff, 1 << 11 | 6);
 /// The local vector table's LINT0 and LINT1 registers, and the delivery modes a PC gives them.
@@ -75,6 +79,17 @@ pub(super) fn processor(
     let mut own = base.clone();
     cpuid::adapt(&mut own, kvm, index, cpus)?;
     vcpu.set_cpuid2(&own).map_err(KvmError::refused("KVM_SET_CPUID2"))
+}
+
+/// Takes from a vCPU that has run in another machine what no state has: a debugger's breakpoints, and pages that KVM still
+/// fetches for its guest, which it would tell the next one of.
+pub(super) fn used(vcpu: &VcpuFd) -> Result<(), KvmError> {
+    vcpu.set_guest_debug(&kvm_guest_debug::default()).map_err(KvmError::refused("KVM_SET_GUEST_DEBUG"))?;
+    let off = [kvm_msr_entry { index: ASYNC_PF_EN, ..kvm_msr_entry::default() }];
+    let msrs = Msrs::from_entries(&off).map_err(|_| KvmError::Capability("room for an MSR"))?;
+    // A KVM that does not know it fetches none.
+    vcpu.set_msrs(&msrs).map_err(KvmError::refused("KVM_SET_MSRS"))?;
+    Ok(())
 }
 
 /// Sets up what every vCPU has beside that, whatever it enters.

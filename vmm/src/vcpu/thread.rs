@@ -1,9 +1,8 @@
-//! A vCPU's thread: ready before the machine runs, asked whether it sleeps for ever, ended with its trace.
+//! A machine's vCPUs: ready before it runs, asked whether they sleep for ever, ended with their traces.
 
 use std::io;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use kvm_bindings::{KVM_MP_STATE_HALTED, KVM_MP_STATE_INIT_RECEIVED, KVM_MP_STATE_UNINITIALIZED};
@@ -18,6 +17,7 @@ use super::kick;
 use super::pages::SharedPages;
 use super::ring::Ring;
 use super::run::{self, Next};
+use super::runner::{Done, Job, Runner};
 use super::setup::{self, EntryState};
 use super::state::VcpuState;
 use super::stops::{End, Stops, Trapped, hear};
@@ -59,7 +59,13 @@ pub(crate) struct VcpuThread {
     index: u32,
     control: Arc<Control>,
     shared: Arc<Shared>,
-    handle: JoinHandle<(VcpuTrace, Option<VcpuDump>)>,
+    runner: Runner,
+}
+
+/// A vCPU of a machine that has ended, and the thread that ran it.
+pub(crate) struct Parked {
+    vcpu: VcpuFd,
+    runner: Runner,
 }
 
 /// What the threads of a machine have in common.
@@ -90,6 +96,8 @@ pub(super) struct Outside {
 pub(crate) struct Ready {
     group: Arc<Group>,
     vcpus: Vec<VcpuFd>,
+    /// The threads that have run them before, if any have.
+    runners: Vec<Runner>,
 }
 
 impl Ready {
@@ -117,6 +125,36 @@ impl Ready {
                 Ok(vcpu)
             })
             .collect::<Result<Vec<_>, KvmError>>()?;
+        Self::of(kvm, vm, (vcpus, Vec::new()), (buses, unclaimed), power)
+    }
+
+    /// As [`Ready::new`], of vCPUs that have run in a machine which has ended: each waits for a state.
+    pub(crate) fn again(
+        kvm: &Kvm,
+        vm: Arc<Vm>,
+        parked: Vec<Parked>,
+        outside: (Buses, Arc<Unclaimed>),
+        power: PowerSwitch,
+    ) -> Result<Self, KvmError> {
+        let (vcpus, runners): (Vec<_>, Vec<_>) =
+            parked.into_iter().map(|Parked { vcpu, runner }| (vcpu, runner)).unzip();
+        vcpus.iter().try_for_each(setup::used)?;
+        let ready = Self::of(kvm, vm, (vcpus, runners), outside, power)?;
+        if let Some(ring) = &ready.group.outside.ring {
+            // What the last machine's guest wrote last is no business of this one's.
+            ring.take(|_, _, _| ());
+        }
+        Ok(ready)
+    }
+
+    fn of(
+        kvm: &Kvm,
+        vm: Arc<Vm>,
+        (vcpus, runners): (Vec<VcpuFd>, Vec<Runner>),
+        (buses, unclaimed): (Buses, Arc<Unclaimed>),
+        power: PowerSwitch,
+    ) -> Result<Self, KvmError> {
+        let cpus = u32::try_from(vcpus.len()).unwrap_or(u32::MAX);
         let pages = SharedPages::of(kvm)?;
         let ring = match vcpus.first() {
             Some(vcpu) if vm.coalesces() => Ring::map(vcpu, &pages).map_err(|source| KvmError::Refused {
@@ -131,7 +169,7 @@ impl Ready {
         let control = Control::new(cpus, power.clone(), map, msrs.as_slice().into());
         let control = Arc::new(control);
         let group = Group { vm, outside, power, control };
-        Ok(Self { group: Arc::new(group), vcpus })
+        Ok(Self { group: Arc::new(group), vcpus, runners })
     }
 
     /// The handle that controls these vCPUs.
@@ -161,27 +199,33 @@ impl Ready {
         let shut = gate.lock().unwrap_or_else(PoisonError::into_inner);
         let (there, all) = mpsc::channel();
         let mut threads: Vec<VcpuThread> = Vec::new();
+        let mut runners = self.runners.into_iter();
         for (index, vcpu) in (0..).zip(self.vcpus) {
             let shared = Arc::<Shared>::default();
             let Some(kick) = self.group.control.kick(index).cloned() else { break };
-            let body = {
+            let job: Job = {
                 let (group, shared) = (self.group.clone(), shared.clone());
                 let (there, gate) = (there.clone(), gate.clone());
-                move || {
+                Box::new(move || {
                     let mut vcpu = vcpu;
-                    let trace = {
+                    let (trace, dump) = {
                         let _registered = kick.register(&mut vcpu);
                         shared.note_clock();
                         let _owner_has_given_up = there.send(());
                         drop(gate.lock().unwrap_or_else(PoisonError::into_inner));
                         guarded(&mut vcpu, index, &group, &shared, began)
                     };
-                    drop(vcpu);
-                    trace
-                }
+                    let dismissed = group.power.outcome() == Some(Outcome::Dismissed);
+                    let vcpu = (dismissed && run::complete(&mut vcpu)).then_some(vcpu);
+                    Done { trace, dump, vcpu }
+                })
             };
-            let handle = match crate::thread::named(&format!("vcpu{index}")).spawn(body) {
-                Ok(handle) => handle,
+            let runner = match runners.next() {
+                Some(runner) => runner.run(job),
+                None => Runner::start(index, job),
+            };
+            let runner = match runner {
+                Ok(runner) => runner,
                 Err(error) => {
                     // Those that are there go through the gate of a machine that has ended.
                     self.group.power.end(Outcome::MachineFailed { error: error.to_string() });
@@ -192,7 +236,7 @@ impl Ready {
                     return Err(error);
                 }
             };
-            threads.push(VcpuThread { index, control: self.group.control.clone(), shared, handle });
+            threads.push(VcpuThread { index, control: self.group.control.clone(), shared, runner });
         }
         for _ in &threads {
             let _a_thread_is_there = all.recv();
@@ -365,9 +409,13 @@ impl VcpuThread {
         }
     }
 
-    /// Waits for the thread of a machine that has ended: what its vCPU did, and where it stood if that explains the end.
-    pub(crate) fn join(self) -> (VcpuTrace, Option<VcpuDump>) {
-        let index = self.index;
-        self.handle.join().unwrap_or_else(|_| (VcpuTrace { index, ..VcpuTrace::default() }, None))
+    /// Waits until the vCPU of a machine that has ended is done: what it did, and where it stood if that explains the end. Of a
+    /// machine that was dismissed the vCPU is left, out of the guest and with nothing half done.
+    pub(crate) fn join(self) -> (VcpuTrace, Option<VcpuDump>, Option<Parked>) {
+        let Self { index, runner, .. } = self;
+        match runner.done() {
+            Some(Done { trace, dump, vcpu }) => (trace, dump, vcpu.map(|vcpu| Parked { vcpu, runner })),
+            None => (VcpuTrace { index, ..VcpuTrace::default() }, None, None),
+        }
     }
 }

@@ -4,6 +4,7 @@ pub mod block;
 pub mod console;
 pub mod device;
 pub mod mmio;
+pub mod pmem;
 mod ring;
 #[cfg(test)]
 mod testing;

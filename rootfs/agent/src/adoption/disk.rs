@@ -47,15 +47,19 @@ impl Disks {
 /// Mounts the disk at its place as soon as it is as large as it was said to be, and links what is on it into the root.
 pub(super) fn attach(disk: &CaseDisk, known: &Disks) -> Result<(), Refusal> {
     let serial = &disk.serial;
-    let Some(name) = known.name(serial).or_else(|| Disks::look().name(serial)) else {
-        let message = format!("no virtio disk has the serial number {serial}");
+    // Persistent memory has no serial number, and is known by its name.
+    let named = || Path::new(BLOCK).join(serial).exists().then(|| serial.clone());
+    let Some(name) = known.name(serial).or_else(|| Disks::look().name(serial)).or_else(named) else {
+        let message = format!("no virtio disk has the serial number or name {serial}");
         return Err(Refusal { errno: libc::ENODEV, message });
     };
     await_size(&name, disk.size)?;
     let device = format!("/dev/{name}");
     fs::create_dir_all(CASE_PATH).map_err(|error| refusal(CASE_PATH, &error))?;
     let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOATIME;
-    mount(&*device, CASE_PATH, "ext4", flags, c"noload")
+    // Where it can be, what is on it is used where it lies, and not read into memory first.
+    mount(&*device, CASE_PATH, "ext4", flags, c"noload,dax=always")
+        .or_else(|_| mount(&*device, CASE_PATH, "ext4", flags, c"noload"))
         .map_err(|error| refusal(&format!("mount {device} at {CASE_PATH}"), &error.into()))?;
     links::link(Path::new(CASE_PATH), Path::new("/"))
         .map_err(|error| refusal(&format!("link what is on {device}"), &error))

@@ -43,6 +43,8 @@ pub use error::{Fault, GuestError};
 pub use guest::{Guest, Output};
 pub use ignored::{Cause, Ignored, ignored_log};
 pub(crate) use noise::letters;
+#[doc(hidden)]
+pub use prepared::disk_modules;
 pub(crate) use prepared::{BUILT, Built, CARRIED, CONFIG, Cargo, Carried, build_sources};
 pub(crate) use run::CARGO;
 pub use run::main;

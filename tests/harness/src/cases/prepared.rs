@@ -223,7 +223,7 @@ fn build(
     recipe.modules = with_built(cache, &key.kernel, kernel, &key.modules)?;
     if program.is_none() {
         // What a disk with the program takes; built into some kernels.
-        recipe.modules.extend(kernel.modules_dir.is_some().then(|| "ext4".to_owned()));
+        recipe.modules.extend(kernel.modules_dir.as_deref().map(disk_modules).into_iter().flatten());
     }
     // Decompressed here, and gone when the image is made.
     let unpacked = tempfile::tempdir()?;
@@ -241,6 +241,13 @@ fn build(
         }
     }
     Ok(recipe.image(cache, kernel, &Told)?)
+}
+
+/// The modules that a case's disk takes, of those in `dir`: of the file system and, where there are any, of persistent memory.
+pub fn disk_modules(dir: &Path) -> Vec<String> {
+    const PMEM: [&str; 2] = ["virtio_pmem", "nd_pmem"];
+    let pmem = modules::closure(dir, &PMEM).is_ok();
+    ["ext4"].into_iter().chain(PMEM.into_iter().filter(|_| pmem)).map(str::to_owned).collect()
 }
 
 /// The program as it goes into guests, which have no room for much that only debuggers read.

@@ -4,6 +4,7 @@
 //! it adopts the guest: it is told then what time it is, given random numbers of its own, and an identity. What a fork can't
 //! be had for is booted: a case runs either way, and sees no difference but in what it costs.
 
+mod chassis;
 mod error;
 mod snapshot;
 
@@ -16,10 +17,12 @@ use std::time::Duration;
 
 use kiln_protocol::wire::{ENTROPY, Hello};
 use kiln_vmm::config::MachineConfig;
-use kiln_vmm::machine::{Machine, RestoreIo};
+use kiln_vmm::layout::RESERVED_MEMORY;
+use kiln_vmm::machine::{Machine, ReservedDisk, RestoreIo};
 use kiln_vmm::snapshot::SnapshotError;
 
 use crate::agent::{Adoption, AgentError, CaseDisk, Client};
+pub use chassis::keep;
 pub use error::ForkError;
 pub use snapshot::Snapshot;
 
@@ -62,7 +65,7 @@ pub struct Adopting {
 }
 
 impl Snapshot {
-    /// A machine that goes on from here, with `io`, and `disk` (a raw image with an ext4 file system on it) as its reserved disk. Once
+    /// A machine that goes on from here, on what was kept of another if there is any ([`keep`]), with `io`, and `disk` (a raw image with an ext4 file system on it) as its reserved disk. Once
     /// it has started, its agent is to adopt the guest.
     ///
     /// # Errors
@@ -70,10 +73,19 @@ impl Snapshot {
     pub fn fork(&self, disk: &Path, io: RestoreIo) -> Result<(Machine, Adopting), SnapshotError> {
         let read = |source| SnapshotError::Read { path: disk.to_owned(), source };
         let size = std::fs::metadata(disk).map_err(read)?.len();
-        let adoption =
-            adoption(Some(CaseDisk { serial: self.reserved_disk().to_owned(), size })).map_err(read)?;
-        let io = RestoreIo { reserved_disk: Some(disk.to_owned()), ..io };
-        let machine = Machine::restore(&self.folder(), io)?;
+        // Read through a disk's queue it costs more than all else that a small case does.
+        let (name, size, reserved) = match self.reserved_memory() {
+            Some(name) if size <= RESERVED_MEMORY => {
+                (name, RESERVED_MEMORY, ReservedDisk::Memory(disk.to_owned()))
+            }
+            _ => (self.reserved_disk(), size, ReservedDisk::Block(disk.to_owned())),
+        };
+        let adoption = adoption(Some(CaseDisk { serial: name.to_owned(), size })).map_err(read)?;
+        let io = RestoreIo { reserved_disk: Some(reserved), ..io };
+        let machine = match chassis::take(&self.folder()) {
+            Some(chassis) => Machine::restore_on_chassis(chassis, io)?,
+            None => Machine::restore(&self.folder(), io)?,
+        };
         FORKED.fetch_add(1, Ordering::Relaxed);
         let (hello, last_request) = self.greeting();
         Ok((machine, Adopting { hello, last_request, adoption }))

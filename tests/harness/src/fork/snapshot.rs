@@ -22,7 +22,7 @@ use crate::console::Console;
 use crate::gate::KVM_NODE;
 
 /// Changes whenever what is done before a guest is saved does.
-const FORM: &str = "snapshot-3";
+const FORM: &str = "snapshot-4";
 /// The kind of the cache's entries.
 const KIND: &str = "snapshots";
 /// What the machine's own files are in.
@@ -53,7 +53,12 @@ struct Greeting {
     last_request: u32,
     /// The serial number of the disk that a fork gets.
     reserved_disk: String,
+    /// The kernel's name of the same place as persistent memory, if it has a driver for that.
+    reserved_memory: Option<String>,
 }
+
+/// The kernel's name of the only persistent memory that there is.
+const PMEM: &str = "pmem0";
 
 impl Snapshot {
     /// The snapshot of the machine `config`, which has a reserved disk, in `cache`: made, within `limit`, if it is not there.
@@ -93,6 +98,11 @@ impl Snapshot {
     /// The serial number of the disk that a fork gets.
     pub(super) fn reserved_disk(&self) -> &str {
         &self.greeting.reserved_disk
+    }
+
+    /// The kernel's name of the same place as persistent memory.
+    pub(super) fn reserved_memory(&self) -> Option<&str> {
+        self.greeting.reserved_memory.as_deref()
     }
 
     /// What the guest said on its console until it was saved.
@@ -148,8 +158,13 @@ fn make(config: &MachineConfig, limit: Duration, folder: &Path) -> Result<(), Fo
     let (near, ports, others) = ports(config)?;
     let io = MachineIo { serial: Box::new(said.clone()), console: None, ports };
     let running = Machine::new(config, io)?.start()?;
-    let talk = move || Client::connect(near).and_then(|client| client.settle().map(|()| client));
-    let (running, client) = talked(running, &said, limit, talk)?;
+    let talk = move || {
+        let client = Client::connect(near)?;
+        let there = client.get(&format!("/sys/block/{PMEM}/size"), &mut io::sink()).is_ok();
+        client.settle()?;
+        Ok((client, there))
+    };
+    let (running, (client, has_pmem)) = talked(running, &said, limit, talk)?;
     let mut console = Console::default();
     console.feed(&said.bytes());
     if let Some((_, line)) = console.summary().first {
@@ -160,6 +175,7 @@ fn make(config: &MachineConfig, limit: Duration, folder: &Path) -> Result<(), Fo
         hello: client.hello().clone(),
         last_request: client.last_request(),
         reserved_disk: format!("vd{letter}"),
+        reserved_memory: has_pmem.then(|| PMEM.to_owned()),
     };
     running.save(&folder.join(MACHINE))?;
     drop((client, others));
@@ -210,12 +226,12 @@ fn ports(config: &MachineConfig) -> Result<(UnixStream, Vec<UnixStream>, Vec<Uni
 }
 
 /// Has `talk` talk with the agent of a machine, for as long as that runs and for `limit` at most.
-fn talked(
+fn talked<R: Send + 'static>(
     running: Running,
     said: &Said,
     limit: Duration,
-    talk: impl FnOnce() -> Result<Client, AgentError> + Send + 'static,
-) -> Result<(Running, Client), ForkError> {
+    talk: impl FnOnce() -> Result<R, AgentError> + Send + 'static,
+) -> Result<(Running, R), ForkError> {
     let deadline = Instant::now() + limit;
     let (ready, readied) = mpsc::channel();
     let talk = thread::Builder::new().name("settle".to_owned()).spawn(move || {
@@ -223,15 +239,15 @@ fn talked(
         let _unread = ready.send(talk());
     });
     let talk = talk.map_err(failed("can't start a thread"))?;
-    let client = loop {
+    let came = loop {
         match readied.recv_timeout(LOOK) {
-            Ok(client) => break client,
+            Ok(came) => break came,
             Err(_) if running.state() != MachineState::Stopped && Instant::now() < deadline => {}
             Err(_) => break Err(AgentError::Lost),
         }
     };
-    match client {
-        Ok(client) => Ok((running, client)),
+    match came {
+        Ok(came) => Ok((running, came)),
         Err(source) => {
             // With the machine its ports are gone, and with them the agent's.
             drop(running);

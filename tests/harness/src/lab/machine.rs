@@ -51,8 +51,12 @@ pub struct LabSpec {
     pub disks: Vec<DiskConfig>,
     /// RAM for the guests inside, in bytes.
     pub guest_memory: u64,
-    /// A seed, if the lab's clock is to count instructions, so that figures repeat. Some seed may run into a guest
-    /// that spins for ever; another gets past it.
+    /// A seed, if the lab's clock is to count instructions, so that figures repeat.
+    ///
+    /// Of some hundred guests one spins for ever then, with interrupts off, for a lock that it has itself. Where QEMU's emulator enters a
+    /// nested guest with an interrupt to deliver, it delivers that at once and keeps the number as an exception to
+    /// come (`exception_index`, `helper_vmrun` in target/i386/tcg/sysemu/svm_helper.c). A clock that counts has the emulator leave its loop
+    /// whenever a timer is due; if no exception came in between, it delivers the interrupt once more, into its own handler.
     pub counts_instructions: Option<u32>,
     /// After so much wall time a lab that still runs is stuck, and is ended.
     pub guard: Duration,

@@ -23,7 +23,7 @@ use super::typist::Typist;
 use crate::agent::AgentError;
 use crate::console::{Console, sanitize};
 use crate::evidence::RunDirectory;
-use crate::fork::Fork;
+use crate::fork::{self, Fork};
 use crate::verdict::Verdict;
 
 /// How long a guest has to power off once it was asked to, or to show why its agent died.
@@ -173,7 +173,8 @@ fn run(
         let mut running = running;
         let ended = loop {
             // One that is kept has no deadline: a busy host may have come this far only when that was over.
-            let ended = running.wait(shared.hold.is_none().then_some(deadline));
+            let (ended, chassis) = running.wait_and_keep(shared.hold.is_none().then_some(deadline));
+            chassis.into_iter().for_each(fork::keep);
             note_losses(directory, &ended);
             let Some(wishes) = wishes else { break Ok(ended) };
             wishes.search.end();
@@ -264,7 +265,8 @@ fn start(
     if shared.hold.is_some() {
         Hold::keep(&machine);
     }
-    Ok((running, Parts { port, console, machine, adopting }))
+    let forked = adopting.is_some();
+    Ok((running, Parts { port, console, machine, adopting, forked }))
 }
 
 /// A virtio console for those who want one: the host's end, and the machine's.
@@ -345,8 +347,13 @@ fn attend_body(
                 wishes.wait_for_end();
                 return;
             }
-            // A case's guest has nothing that a body which is through still wants written.
-            let _gone = session.client().power_off();
+            // A case's guest has nothing that a body which is through still wants written. A fork need not even shut down:
+            // it shares what it has, and what it wrote to disks is its own.
+            if session.is_forked() && stands && failure(progress).is_none() {
+                machine.dismiss();
+            } else {
+                let _gone = session.client().power_off();
+            }
         }
         Err(error) => drop(directory.event("agent", "error", &chain(&error))),
     }

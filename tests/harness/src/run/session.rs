@@ -20,6 +20,8 @@ pub(super) struct Parts {
     pub(super) machine: Controller,
     /// What is said to its agent first, if it is a fork: an agent that booted says hello.
     pub(super) adopting: Option<Adopting>,
+    /// Whether it went on from a snapshot.
+    pub(super) forked: bool,
 }
 
 /// What a session, the thread that waits for its machine and the console know of each other.
@@ -135,6 +137,11 @@ impl Session {
     /// A program in the guest said something: it is not silent.
     pub(crate) fn heard(&self) {
         *self.wishes.last_output.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    /// Whether its machine went on from a snapshot.
+    pub(super) fn is_forked(&self) -> bool {
+        self.parts.forked
     }
 
     /// Whether the power was cut.

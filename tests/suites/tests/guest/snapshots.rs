@@ -11,7 +11,7 @@ use kiln::cases::{CASES, Case, linkme, machine_for};
 use kiln::gate::Needs;
 use kiln::guest_test;
 use kiln::vmm::config::{Boot, DiskConfig};
-use kiln::vmm::machine::{Machine, MachineIo, RestoreIo, Running};
+use kiln::vmm::machine::{Machine, MachineIo, ReservedDisk, RestoreIo, Running};
 use kiln::vmm::outcome::Outcome;
 use kiln::vmm::vcpu::state::MpState;
 
@@ -151,7 +151,7 @@ fn fork(at: &Path, first: &Client, reserved: Option<&Path>) -> Result<Fork> {
             serial: Box::new(said.clone()),
             console: None,
             ports: vec![far],
-            reserved_disk: reserved.map(Path::to_owned),
+            reserved_disk: reserved.map(|disk| ReservedDisk::Block(disk.to_owned())),
         },
     )?;
     let client = Client::of_fork(near, first.hello().clone(), first.last_request())?;

@@ -12,11 +12,13 @@ use kiln::fixtures::carries_on::{self, COUNT};
 use kiln::gate::Needs;
 use kiln::protocol::addresses::{GENERATION_ID, GENERATION_ID_SIZE};
 use kiln::vmm::config::MachineConfig;
-use kiln::vmm::machine::{Controller, DebugRequest, Machine, MachineState, Owner, RestoreIo, Running};
+use kiln::vmm::machine::{
+    Chassis, Controller, DebugRequest, Machine, MachineState, Owner, ReservedDisk, RestoreIo, Running,
+};
 use kiln::vmm::outcome::Outcome;
 use kiln::vmm::snapshot::SnapshotError;
 use kiln::vmm::vcpu::state::MpState;
-use kiln::vmm::vm_memory::{Bytes, GuestAddress};
+use kiln::vmm::vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
 use super::control::{Result, build};
 
@@ -56,6 +58,9 @@ static SNAPSHOTS: fn() -> Vec<Case> = || {
         case("paused_machine_is_saved_by_who_does_not_hold_it", paused),
         case("machine_with_a_debugger_is_not_saved", debugged),
         case("machine_goes_on_with_the_pages_that_another_has_noted", early_pages),
+        case("machine_on_what_another_left_finds_nothing_of_it", on_a_chassis),
+        case("machine_that_was_not_dismissed_leaves_nothing", no_chassis),
+        case("chassis_of_a_snapshot_that_was_made_anew_is_refused", outdated_chassis),
         case("processor_that_was_never_started_still_waits", never_started),
         case("process_that_loses_its_snapshots_memory_says_why", cut_off),
     ]
@@ -315,7 +320,7 @@ fn nobodys_place() -> Result<()> {
     assert_eq!(std::fs::read_dir(folder.path())?.count(), 0, "nothing is left behind");
     let at = folder.path().join("snapshot");
     save(&at, true)?;
-    let reserved_disk = Some(at.join("memory"));
+    let reserved_disk = Some(ReservedDisk::Block(at.join("memory")));
     let error = Machine::restore(&at, RestoreIo { reserved_disk, ..nobody() });
     assert!(matches!(error.map(drop), Err(SnapshotError::NoReservedDisk)));
     Ok(())
@@ -364,6 +369,95 @@ fn debugged() -> Result<()> {
     running.controller().set_debug_requests(vec![DebugRequest::default()])?;
     running.controller().detach_debugger();
     running.save(&at)?;
+    finish(restore(&at)?.start()?)
+}
+
+/// What a machine is, before its first instruction: its vCPUs, and all of its RAM.
+fn before_start(machine: &Machine) -> Result<Vec<u8>> {
+    let memory = machine.controller().memory().clone();
+    let mut bytes = vec![0; usize::try_from(memory.last_addr().0 + 1)?];
+    memory.read_slice(&mut bytes, GuestAddress(0))?;
+    Ok(bytes)
+}
+
+/// Lets a machine go while its guest runs, and gives what it leaves.
+fn dismissed(running: Running) -> Result<Chassis> {
+    running.controller().dismiss();
+    let (ended, chassis) = running.wait_and_keep(Some(Instant::now() + LIMIT));
+    assert_eq!(ended.outcome, Outcome::Dismissed);
+    assert!(ended.dumps.is_empty(), "nobody asked where it stood");
+    Ok(chassis.ok_or("a machine that was dismissed left nothing")?)
+}
+
+fn on_a_chassis() -> Result<()> {
+    for irqchip in [true, false] {
+        let folder = tempfile::tempdir()?;
+        let at = folder.path().join("snapshot");
+        save(&at, irqchip)?;
+        let owner = Owner::new("test");
+        let machine = restore(&at)?;
+        let fresh = before_start(&machine)?;
+        machine.controller().hold(&owner)?;
+        let mut running = machine.start()?;
+        let states = running.controller().vcpu_states()?;
+        running.controller().release(&owner)?;
+        for round in 0..20 {
+            // It writes where it likes, and so does the host; it ends anywhere, in the middle of an access to a port, too.
+            let stood = word(&running.controller(), COUNT)?;
+            counted(&running.controller(), stood + 100 * round)?;
+            running.controller().memory().write_obj(round + 1, GuestAddress(HOSTS))?;
+            let last = running.controller().memory().last_addr();
+            running.controller().memory().write_obj(1u8, last)?;
+            let chassis = dismissed(running)?;
+            assert!(chassis.is_current() && chassis.folder() == at);
+            let machine = Machine::restore_on_chassis(chassis, nobody())?;
+            assert!(before_start(&machine)? == fresh, "RAM is not the snapshot's");
+            machine.controller().hold(&owner)?;
+            running = machine.start()?;
+            let again = running.controller().vcpu_states()?;
+            assert_eq!(again[0].differences(&states[0]), NONE, "in round {round}");
+            running.controller().release(&owner)?;
+        }
+        finish(running)?;
+    }
+    Ok(())
+}
+
+fn no_chassis() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let at = folder.path().join("snapshot");
+    save(&at, true)?;
+    let left = |running: Running| running.wait_and_keep(Some(Instant::now() + LIMIT)).1;
+    // One that booted.
+    let running = start(true)?;
+    running.controller().dismiss();
+    assert!(left(running).is_none());
+    // One that ended otherwise, and one that a debugger looked at.
+    let running = restore(&at)?.start()?;
+    running.controller().stop();
+    running.controller().dismiss();
+    assert!(left(running).is_none());
+    let running = restore(&at)?.start()?;
+    running.controller().attach_debugger(&Owner::new("test"), |_| true)?;
+    running.controller().dismiss();
+    assert!(left(running).is_none());
+    Ok(())
+}
+
+fn outdated_chassis() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let at = folder.path().join("snapshot");
+    save(&at, true)?;
+    let chassis = [(); 2].map(|()| dismissed(restore(&at)?.start()?));
+    std::fs::remove_dir_all(&at)?;
+    save(&at, true)?;
+    for chassis in chassis {
+        let chassis = chassis?;
+        assert!(!chassis.is_current());
+        let error = Machine::restore_on_chassis(chassis, nobody()).map(drop).unwrap_err();
+        assert!(error.is_stale(), "{error}");
+        assert!(error.to_string().contains("damaged"), "{error}");
+    }
     finish(restore(&at)?.start()?)
 }
 

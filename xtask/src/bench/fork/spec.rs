@@ -66,6 +66,17 @@ pub(crate) struct AdoptionSteps {
     pub(crate) case_again: f64,
 }
 
+impl fmt::Display for AdoptionSteps {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { answered, again, clock, whole, case_first, case_again } = self;
+        write!(
+            f,
+            "{answered:.1} ms to its answer, {again:.1} to another; adopted in {clock:.1}, with its disk "
+        )?;
+        write!(f, "in {whole:.1}; its case {case_first:.1}, then {case_again:.1}")
+    }
+}
+
 /// One word of what came of it; a line of JSON each.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) enum Came {
@@ -75,7 +86,9 @@ pub(super) enum Came {
     Own(f64),
     /// A snapshot was made: milliseconds.
     Saved(f64),
-    /// A fork and its case.
+    /// A fork on a VM of its own, and its case.
+    New(Steps),
+    /// A fork on what was left of another, and its case.
     Fork(Steps),
     /// A fork whose adoption was taken apart.
     Adoption(AdoptionSteps),
@@ -83,6 +96,8 @@ pub(super) enum Came {
     Idle(u64),
     /// From the start of a process to the answer of a fork that it restored: milliseconds.
     Restored(f64),
+    /// What was measured came to nothing, and why; it is tried again.
+    Nothing(String),
     /// Cases one after another, each in its own fork: how many by now, and milliseconds.
     InTurn(u32, f64),
 }
