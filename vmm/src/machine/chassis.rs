@@ -14,6 +14,7 @@ use crate::kvm::Vm;
 use crate::memory::GuestMemory;
 use crate::memory::region::Rom;
 use crate::snapshot::{Loaded, Saver};
+use crate::thread;
 use crate::vcpu::{Controller, Parked};
 
 /// A VM with its vCPUs and RAM, as the snapshot has it that its last machine went on from.
@@ -39,12 +40,16 @@ impl Chassis {
         if !whole || controller.is_debugged() {
             return None;
         }
-        saver.map.strip().ok()?;
-        // The devices, with what they have connected.
-        saver.parts.clear();
-        saver.vm.strip(saver.config.irqchip).ok()?;
         let memory = saver.map.ram().clone();
-        snapshot.bring_back(&memory).ok()?;
+        // KVM has whoever takes a line off wait for longer than RAM takes.
+        let (stripped, brought) = std::thread::scope(|scope| {
+            let strip = thread::named("strip").spawn_scoped(scope, || strip(saver));
+            let brought = snapshot.bring_back(&memory);
+            (strip.is_ok_and(|strip| strip.join().unwrap_or(false)), brought)
+        });
+        if !stripped || brought.is_err() {
+            return None;
+        }
         let (node, kvm) = (controller.kvm_node().to_owned(), saver.kvm.clone());
         let (vm, place) = (saver.vm.clone(), saver.place.clone());
         Some(Self { node, kvm, vm, vcpus, memory, place, snapshot })
@@ -61,4 +66,12 @@ impl Chassis {
     pub fn folder(&self) -> &Path {
         self.snapshot.folder()
     }
+}
+
+/// Takes all off the VM that is not another machine's as well.
+fn strip(saver: &mut Saver) -> bool {
+    let windows = saver.map.strip();
+    // The devices, with what they have connected.
+    saver.parts.clear();
+    windows.is_ok() && saver.vm.strip(saver.config.irqchip).is_ok()
 }
