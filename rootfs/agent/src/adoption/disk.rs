@@ -16,6 +16,8 @@ use super::{links, refusal};
 use crate::server::Refusal;
 
 const BLOCK: &str = "/sys/block";
+/// What the kernel's names of persistent memory begin with.
+const PMEM: &str = "pmem";
 /// The unit of a disk's size in sysfs, whatever its own block is (Documentation/ABI/stable/sysfs-block).
 const SECTOR: u64 = 512;
 /// How long the disk's driver may take to learn of its size.
@@ -48,19 +50,23 @@ impl Disks {
 pub(super) fn attach(disk: &CaseDisk, known: &Disks) -> Result<(), Refusal> {
     let serial = &disk.serial;
     // Persistent memory has no serial number, and is known by its name.
-    let named = || Path::new(BLOCK).join(serial).exists().then(|| serial.clone());
-    let Some(name) = known.name(serial).or_else(|| Disks::look().name(serial)).or_else(named) else {
-        let message = format!("no virtio disk has the serial number or name {serial}");
+    let is_memory = serial.starts_with(PMEM) && Path::new(BLOCK).join(serial).exists();
+    let named = is_memory.then(|| serial.clone());
+    let Some(name) = named.or_else(|| known.name(serial)).or_else(|| Disks::look().name(serial)) else {
+        let message = format!("no virtio disk has the serial number {serial}");
         return Err(Refusal { errno: libc::ENODEV, message });
     };
     await_size(&name, disk.size)?;
     let device = format!("/dev/{name}");
     fs::create_dir_all(CASE_PATH).map_err(|error| refusal(CASE_PATH, &error))?;
     let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOATIME;
-    // Where it can be, what is on it is used where it lies, and not read into memory first.
-    mount(&*device, CASE_PATH, "ext4", flags, c"noload,dax=always")
-        .or_else(|_| mount(&*device, CASE_PATH, "ext4", flags, c"noload"))
-        .map_err(|error| refusal(&format!("mount {device} at {CASE_PATH}"), &error.into()))?;
+    let mount = |options| mount(&*device, CASE_PATH, "ext4", flags, options);
+    let mounted = match is_memory {
+        // What is on it is used where it lies, and not read into memory first; unless the kernel can't do that.
+        true => mount(c"noload,dax=always").or_else(|_| mount(c"noload")),
+        false => mount(c"noload"),
+    };
+    mounted.map_err(|error| refusal(&format!("mount {device} at {CASE_PATH}"), &error.into()))?;
     links::link(Path::new(CASE_PATH), Path::new("/"))
         .map_err(|error| refusal(&format!("link what is on {device}"), &error))
 }

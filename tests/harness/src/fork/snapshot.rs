@@ -160,8 +160,8 @@ fn make(config: &MachineConfig, limit: Duration, folder: &Path) -> Result<(), Fo
     let running = Machine::new(config, io)?.start()?;
     let talk = move || {
         let client = Client::connect(near)?;
-        let there = client.get(&format!("/sys/block/{PMEM}/size"), &mut io::sink()).is_ok();
         client.settle()?;
+        let there = client.get(&format!("/sys/block/{PMEM}/size"), &mut io::sink()).is_ok();
         Ok((client, there))
     };
     let (running, (client, has_pmem)) = talked(running, &said, limit, talk)?;

@@ -8,7 +8,7 @@ use kiln::agent::{Adoption, AgentError, CaseDisk, Client, Command, Process, Proc
 use kiln::cases::Guest;
 use kiln::rootfs::cache::Cache;
 use kiln::rootfs::image::{self, DiskSpec};
-use kiln::{guest_test, vm_test};
+use kiln::{guest_test, skip, vm_test};
 
 use super::words::{line, read};
 
@@ -16,6 +16,8 @@ type Result<T = ()> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 /// The most that a guest's clock may be off by, in nanoseconds.
 const CLOSE: i128 = 10_000_000;
+/// Where a fork has its program.
+const CASE_PATH: &str = "/run/kiln/case";
 /// What the guest's clock is set wrong by before, in seconds: an hour and a bit.
 const WRONG: i64 = 3_723;
 
@@ -36,6 +38,21 @@ fn clock_is_told_line_by_line() -> Result {
         writeln!(out, "{}", nanoseconds()?)?;
         out.flush()?;
     }
+    Ok(())
+}
+
+/// A fork has its program where the host has it, and nothing of that in its own memory; a guest that booted has it in its image.
+#[guest_test]
+fn program_lies_in_memory_of_the_hosts() -> Result {
+    let mounts = fs::read_to_string("/proc/mounts")?;
+    let Some(mount) = mounts.lines().find(|line| line.split(' ').nth(1) == Some(CASE_PATH)) else {
+        skip!("this guest booted");
+    };
+    let words: Vec<&str> = mount.split(' ').collect();
+    assert_eq!(words[0], "/dev/pmem0", "{mount}");
+    assert!(words[3].split(',').any(|option| option == "dax=always"), "{mount}");
+    assert!(words[3].split(',').any(|option| option == "ro"), "{mount}");
+    assert_eq!(fs::read_to_string("/sys/block/pmem0/queue/dax")?.trim(), "1");
     Ok(())
 }
 

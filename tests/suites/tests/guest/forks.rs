@@ -12,13 +12,14 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use kiln::agent::{Client, Command as Exec};
 use kiln::cases::{CASES, Case, linkme, machine_for};
 use kiln::evidence::{EVIDENCE_FD, EVIDENCE_ROOT};
-use kiln::fork::Snapshot;
+use kiln::fork::{self, Snapshot};
 use kiln::gate::Needs;
 use kiln::guest_test;
 use kiln::rootfs::cache::{Cache, Key};
 use kiln::rootfs::image::{self, DiskSpec};
 use kiln::vmm::config::MachineConfig;
 use kiln::vmm::machine::{RestoreIo, Running};
+use kiln::vmm::outcome::Outcome;
 use kiln::vmm::snapshot::SnapshotError;
 
 use super::words::{line, read};
@@ -36,6 +37,8 @@ const SETTLED: usize = 10;
 const CLOSE: i128 = 10_000_000;
 /// The most that this process may grow by in all forks, in bytes: a fork dirties more than that.
 const GROWTH_MAX: u64 = 4 << 20;
+/// The most that what is kept of a fork may take, in bytes, and a little.
+const KEPT_MAX: u64 = 17 << 20;
 /// Set where a case has a process of its own, whose descriptors and memory nobody else changes.
 const ALONE: &str = "KILN_TEST_ALONE";
 /// The file that each fork makes, and finds none of.
@@ -54,6 +57,7 @@ static FORKS: fn() -> Vec<Case> = || {
         case("fifty_forks_have_nothing_in_common", |name| alone(name, || many(50))),
         case("thousand_forks_have_nothing_in_common", |name| alone(name, || many(1000)))
             .ignore("takes long: `cargo xtask ci --full` runs it"),
+        case("forks_on_what_others_left_have_nothing_in_common", |name| alone(name, in_turn)),
         case("snapshot_cut_off_or_changed_or_of_another_version_is_made_anew", |_| damaged()),
         case("case_whose_snapshot_is_refused_boots_and_the_next_one_forks", |_| refused()),
     ]
@@ -127,14 +131,25 @@ impl Place {
         let io = RestoreIo { name: None, serial, console: None, ports, reserved_disk: None };
         let (machine, adopting) = snapshot.fork(&self.disk, io)?;
         let running = machine.start()?;
-        Ok(Fork { client: adopting.adopt(near)?, _running: running })
+        Ok(Fork { client: adopting.adopt(near)?, running })
     }
 }
 
 /// A fork that is adopted.
 pub(crate) struct Fork {
     pub(crate) client: Client,
-    _running: Running,
+    running: Running,
+}
+
+impl Fork {
+    /// Lets it go, and keeps what it leaves for the next one.
+    fn leave(self) -> Result {
+        self.running.controller().dismiss();
+        let (ended, chassis) = self.running.wait_and_keep(Some(Instant::now() + LIMIT));
+        assert_eq!(ended.outcome, Outcome::Dismissed);
+        fork::keep(chassis.ok_or("it left nothing")?);
+        Ok(())
+    }
 }
 
 /// What of forks is to be each one's own.
@@ -225,6 +240,33 @@ fn many(count: usize) -> Result {
     );
     assert!(
         at_last.0 <= most.0 && at_last.1 <= most.1,
+        "it grew from {descriptors}, {memory} to {at_last:?}"
+    );
+    Ok(())
+}
+
+/// One after another in one VM.
+fn in_turn() -> Result {
+    const COUNT: usize = 20;
+    let place = Place::new()?;
+    let snapshot = place.snapshot()?;
+    let (mut seen, mut settled) = (Seen::default(), None);
+    for index in 0..COUNT {
+        if index == SETTLED {
+            settled = Some(taken()?);
+        }
+        let fork = place.fork(&snapshot).map_err(|error| format!("fork {index}: {error}"))?;
+        ask(&fork, &mut seen).map_err(|error| format!("fork {index}: {error}"))?;
+        // It leaves much, and one in the middle more than is kept.
+        if index == COUNT / 2 {
+            fork.client.put("/tmp/much", 0o600, &mut io::repeat(7).take(24 << 20))?;
+        }
+        fork.leave().map_err(|error| format!("fork {index}: {error}"))?;
+    }
+    let (descriptors, memory) = settled.ok_or("too few forks")?;
+    let at_last = taken_at_rest((descriptors, memory + KEPT_MAX))?;
+    assert!(
+        at_last.0 <= descriptors && at_last.1 <= memory + KEPT_MAX,
         "it grew from {descriptors}, {memory} to {at_last:?}"
     );
     Ok(())

@@ -12,6 +12,7 @@ use kiln::fixtures::carries_on::{self, COUNT};
 use kiln::gate::Needs;
 use kiln::protocol::addresses::{GENERATION_ID, GENERATION_ID_SIZE};
 use kiln::vmm::config::MachineConfig;
+use kiln::vmm::layout::RESERVED_MEMORY;
 use kiln::vmm::machine::{
     Chassis, Controller, DebugRequest, Machine, MachineState, Owner, ReservedDisk, RestoreIo, Running,
 };
@@ -60,6 +61,7 @@ static SNAPSHOTS: fn() -> Vec<Case> = || {
         case("machine_goes_on_with_the_pages_that_another_has_noted", early_pages),
         case("machine_on_what_another_left_finds_nothing_of_it", on_a_chassis),
         case("machine_that_was_not_dismissed_leaves_nothing", no_chassis),
+        case("reserved_memory_takes_files_that_fit", reserved_memory),
         case("chassis_of_a_snapshot_that_was_made_anew_is_refused", outdated_chassis),
         case("processor_that_was_never_started_still_waits", never_started),
         case("process_that_loses_its_snapshots_memory_says_why", cut_off),
@@ -372,6 +374,46 @@ fn debugged() -> Result<()> {
     finish(restore(&at)?.start()?)
 }
 
+/// A file in the reserved disk's place as memory must be one, and fit.
+fn reserved_memory() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let at = folder.path().join("snapshot");
+    let super::Staged(config, _) = super::flat(&carries_on::payload())?;
+    let running = build(&MachineConfig { reserved_disk: true, ..config })?.start()?;
+    counted(&running.controller(), 1000)?;
+    running.save(&at)?;
+    let with = |disk: &Path| {
+        let reserved_disk = Some(ReservedDisk::Memory(disk.to_owned()));
+        Machine::restore(&at, RestoreIo { reserved_disk, ..nobody() })
+    };
+    let (fits, large) = (folder.path().join("fits"), folder.path().join("large"));
+    for (path, size) in [(&fits, RESERVED_MEMORY), (&large, RESERVED_MEMORY + 4096)] {
+        std::fs::File::create(path)?.set_len(size)?;
+    }
+    for (bad, words) in [
+        (large.as_path(), "has more than 268435456 bytes"),
+        (folder.path(), "is neither a regular file nor a block device"),
+        (&folder.path().join("none"), "there is no such file"),
+    ] {
+        let error = with(bad).map(drop).unwrap_err();
+        let text = kiln::vmm::chain(&error);
+        assert!(text.contains(words) && text.contains(&*bad.to_string_lossy()), "{text}");
+    }
+    finish(with(&fits)?.start()?)?;
+    // Another file takes the place of that one, on what the first machine left.
+    let other = folder.path().join("other");
+    std::fs::write(&other, [7; 4096])?;
+    let mut chassis = dismissed(with(&fits)?.start()?)?;
+    for disk in [&other, &other, &fits] {
+        let reserved_disk = Some(ReservedDisk::Memory(disk.clone()));
+        let machine = Machine::restore_on_chassis(chassis, RestoreIo { reserved_disk, ..nobody() })?;
+        let running = machine.start()?;
+        counted(&running.controller(), 1000)?;
+        chassis = dismissed(running)?;
+    }
+    finish(Machine::restore_on_chassis(chassis, nobody())?.start()?)
+}
+
 /// What a machine is, before its first instruction: its vCPUs, and all of its RAM.
 fn before_start(machine: &Machine) -> Result<Vec<u8>> {
     let memory = machine.controller().memory().clone();
@@ -390,10 +432,13 @@ fn dismissed(running: Running) -> Result<Chassis> {
 }
 
 fn on_a_chassis() -> Result<()> {
-    for irqchip in [true, false] {
+    for (irqchip, cpus) in [(true, 1), (false, 1), (true, 2)] {
         let folder = tempfile::tempdir()?;
         let at = folder.path().join("snapshot");
-        save(&at, irqchip)?;
+        let super::Staged(config, _) = super::flat(&carries_on::payload())?;
+        let running = build(&MachineConfig { irqchip, cpus, ..config })?.start()?;
+        counted(&running.controller(), 1000)?;
+        running.save(&at)?;
         let owner = Owner::new("test");
         let machine = restore(&at)?;
         let fresh = before_start(&machine)?;
@@ -415,7 +460,9 @@ fn on_a_chassis() -> Result<()> {
             machine.controller().hold(&owner)?;
             running = machine.start()?;
             let again = running.controller().vcpu_states()?;
-            assert_eq!(again[0].differences(&states[0]), NONE, "in round {round}");
+            for (again, before) in again.iter().zip(&states) {
+                assert_eq!(again.differences(before), NONE, "in round {round}");
+            }
             running.controller().release(&owner)?;
         }
         finish(running)?;
