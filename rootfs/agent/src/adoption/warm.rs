@@ -23,9 +23,8 @@ const RECHECK: Timespec = Timespec { tv_sec: 0, tv_nsec: 1_000_000 };
 /// Waits for persistent memory to be there: its driver goes about it on a thread of its own, and nobody is to be saved in the middle
 /// of that.
 fn await_memory() {
-    let devices = fs::read_dir(PMEM_DRIVER).into_iter().flatten().flatten();
-    let is_device = |entry: fs::DirEntry| entry.file_name().to_string_lossy().starts_with("virtio");
-    if !devices.map(is_device).any(|device| device) {
+    let mut devices = fs::read_dir(PMEM_DRIVER).into_iter().flatten().flatten();
+    if !devices.any(|entry| entry.file_name().to_string_lossy().starts_with("virtio")) {
         return;
     }
     let deadline = Instant::now() + PATIENCE;

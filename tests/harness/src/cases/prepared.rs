@@ -243,11 +243,12 @@ fn build(
     Ok(recipe.image(cache, kernel, &Told)?)
 }
 
-/// The modules that a case's disk takes, of those in `dir`: of the file system and, where there are any, of persistent memory.
+/// The modules that a fork's disk takes, of those in `dir`: of the file system, of what it asks the kernel for by another name
+/// than a module's, and of persistent memory. Kernels have them built in, or not at all, but for the file system.
 pub fn disk_modules(dir: &Path) -> Vec<String> {
-    const PMEM: [&str; 2] = ["virtio_pmem", "nd_pmem"];
-    let pmem = modules::closure(dir, &PMEM).is_ok();
-    ["ext4"].into_iter().chain(PMEM.into_iter().filter(|_| pmem)).map(str::to_owned).collect()
+    const IF_THERE: [&str; 3] = ["crc32c_generic", "virtio_pmem", "nd_pmem"];
+    let there = |name: &&str| modules::closure(dir, &[name]).is_ok();
+    IF_THERE.into_iter().filter(there).chain(["ext4"]).map(str::to_owned).collect()
 }
 
 /// The program as it goes into guests, which have no room for much that only debuggers read.

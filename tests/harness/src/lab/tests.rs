@@ -13,7 +13,7 @@ use kiln_rootfs::{agent, modules};
 
 use super::{Lab, LabError, LabSpec};
 use crate::agent::{AgentError, Command, ProcessEvent};
-use crate::cases::{BUILT, Built, CARGO, CARRIED, CONFIG, Cargo, Carried, build_sources};
+use crate::cases::{BUILT, Built, CARGO, CARRIED, CONFIG, Cargo, Carried, build_sources, disk_modules};
 use crate::evidence::{EVIDENCE_FD, EVIDENCE_ROOT, Replay, runs_root};
 use crate::gate::MODE_VARIABLE;
 use crate::run::{Recipe, exit_status, not_in_the_lab, pass_on, vmlinux_of};
@@ -158,8 +158,8 @@ fn bring_kernel(
     }
     let Some(dir) = &kernel.modules_dir else { return Ok((inside.into(), None)) };
     let folder = Path::new(place).join("modules").join(&kernel.release);
-    // What a fork finds its program on is ext4.
-    let own = Recipe::MODULES.iter().copied().chain(["ext4"]);
+    let disk = disk_modules(dir);
+    let own = Recipe::MODULES.iter().copied().chain(disk.iter().map(String::as_str));
     let wanted: Vec<&str> = own.chain(modules.iter().map(String::as_str)).collect();
     for file in modules::files(dir, &wanted)? {
         let at = folder.join(file.strip_prefix(dir).unwrap_or(&file));
