@@ -3,17 +3,14 @@
 use std::io;
 use std::sync::Arc;
 
-use rustix::event::{PollFd, PollFlags, poll};
-
 use virtio_queue::Queue;
 
 use super::device::{
     Activation, FEATURE_EVENT_IDX, FEATURE_INDIRECT_DESC, Rested, VirtioDevice, read_config_bytes,
 };
-use super::ring::{Ring, RingError};
-use super::worker::{Stop, Worker};
+use super::ring::Ring;
+use super::worker::{Stop, Worker, rest};
 use crate::block::{RawDisk, SECTOR};
-use crate::memory::GuestMemory;
 use crate::snapshot::PersistError;
 use crate::snapshot::persist::from_value;
 
@@ -98,7 +95,9 @@ impl VirtioDevice for BlockDevice {
         let server = Server::new(self.disk.clone(), &self.name);
         let body = move |stop: Stop| {
             let mut ring = ring;
-            if serve(&mut ring, server, &memory, &stop).is_err() {
+            let mut server = server;
+            let served = ring.serve(&stop, |chain| server.serve(&memory, chain, &stop));
+            if served.is_err() {
                 interrupt.fail();
             }
             ring.into_queue()
@@ -122,12 +121,7 @@ impl VirtioDevice for BlockDevice {
             Some(_) if self.reserved => return kept("a file has taken the reserved disk's place"),
             _ => {}
         }
-        let queues = match self.worker.take().map(Worker::rest) {
-            None => None,
-            Some(Some(queue)) => Some(vec![queue]),
-            Some(None) => return Err(PersistError::Refused("its thread panicked".to_owned())),
-        };
-        Ok(Rested { queues, state: serde_json::Value::Null })
+        rest(self.worker.take())
     }
 
     fn take_on(&mut self, state: serde_json::Value) -> Result<(), PersistError> {
@@ -145,28 +139,4 @@ impl Drop for BlockDevice {
     fn drop(&mut self) {
         self.reset();
     }
-}
-
-/// Serves the queue until it is told to stop or the driver breaks a rule.
-fn serve(ring: &mut Ring, mut server: Server, memory: &GuestMemory, stop: &Stop) -> Result<(), RingError> {
-    while !stop.requested() {
-        while let Some(chain) = ring.pop()? {
-            let used = server.serve(memory, &chain, stop)?;
-            ring.push(chain.head, used)?;
-            ring.notify()?;
-            if stop.requested() {
-                return Ok(());
-            }
-        }
-        let mut fds = [
-            PollFd::from_borrowed_fd(ring.kick(), PollFlags::IN),
-            PollFd::from_borrowed_fd(stop.fd(), PollFlags::IN),
-        ];
-        match poll(&mut fds, None) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(RingError::Interrupt(error.into())),
-        }
-        ring.clear_kick();
-    }
-    Ok(())
 }

@@ -3,13 +3,11 @@
 
 use std::io;
 
-use rustix::event::{PollFd, PollFlags, poll};
 use virtio_queue::Queue;
 
 use super::device::{Activation, Rested, VirtioDevice, read_config_bytes};
-use super::ring::{Ring, RingError, write_spans};
-use super::worker::{Stop, Worker};
-use crate::memory::GuestMemory;
+use super::ring::{Ring, write_spans};
+use super::worker::{Stop, Worker, rest};
 use crate::snapshot::PersistError;
 use crate::snapshot::persist::from_value;
 
@@ -70,7 +68,11 @@ impl VirtioDevice for PmemDevice {
         let ring = Ring::new(queue, &memory, &interrupt);
         let body = move |stop: Stop| {
             let mut ring = ring;
-            if serve(&mut ring, &memory, &stop).is_err() {
+            let served = ring.serve(&stop, |chain| {
+                let told = write_spans(&memory, &chain.writable, 0, &DONE.to_le_bytes())?;
+                Ok(if told { ANSWER } else { 0 })
+            });
+            if served.is_err() {
                 interrupt.fail();
             }
             ring.into_queue()
@@ -89,12 +91,7 @@ impl VirtioDevice for PmemDevice {
         if self.bound {
             return Err(PersistError::Refused("a file has taken the reserved disk's place".to_owned()));
         }
-        let queues = match self.worker.take().map(Worker::rest) {
-            None => None,
-            Some(Some(queue)) => Some(vec![queue]),
-            Some(None) => return Err(PersistError::Refused("its thread panicked".to_owned())),
-        };
-        Ok(Rested { queues, state: serde_json::Value::Null })
+        rest(self.worker.take())
     }
 
     fn take_on(&mut self, state: serde_json::Value) -> Result<(), PersistError> {
@@ -108,26 +105,51 @@ impl Drop for PmemDevice {
     }
 }
 
-/// Answers until it is told to stop or the driver breaks a rule.
-fn serve(ring: &mut Ring, memory: &GuestMemory, stop: &Stop) -> Result<(), RingError> {
-    while !stop.requested() {
-        while let Some(chain) = ring.pop()? {
-            let told = write_spans(memory, &chain.writable, 0, &DONE.to_le_bytes())?;
-            ring.push(chain.head, if told { ANSWER } else { 0 })?;
-            ring.notify()?;
-            if stop.requested() {
-                return Ok(());
-            }
-        }
-        let mut fds = [
-            PollFd::from_borrowed_fd(ring.kick(), PollFlags::IN),
-            PollFd::from_borrowed_fd(stop.fd(), PollFlags::IN),
-        ];
-        match poll(&mut fds, None) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(RingError::Interrupt(error.into())),
-        }
-        ring.clear_kick();
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::virtio::testing::{BUFFERS, Driver, RAM};
+
+    const REQUEST: u64 = BUFFERS;
+    const ANSWERED: u64 = BUFFERS + 16;
+
+    fn start() -> Driver {
+        let mut driver = Driver::new(Box::new(PmemDevice::new((0x1_4000_0000, 256 << 20), false)));
+        driver.start(0, 1);
+        driver.put(ANSWERED, &[0xee; 8]);
+        driver
     }
-    Ok(())
+
+    #[test]
+    fn guest_reads_where_the_memory_is_and_how_large() {
+        let mut driver = start();
+        let words = [0x100, 0x104, 0x108, 0x10c].map(|offset| driver.get(offset));
+        assert_eq!(words, [0x4000_0000, 1, 256 << 20, 0]);
+    }
+
+    #[test]
+    fn flush_is_answered_with_four_bytes_and_no_more() {
+        let mut driver = start();
+        driver.put(REQUEST, &[0; 4]);
+        let head = driver.add(0, &[(REQUEST, 4, false), (ANSWERED, 8, true)]);
+        assert_eq!(driver.used(0), (u32::from(head), 4));
+        assert_eq!(driver.take(ANSWERED, 8), [0, 0, 0, 0, 0xee, 0xee, 0xee, 0xee]);
+    }
+
+    #[test]
+    fn request_without_room_for_an_answer_gets_none_and_one_outside_ram_ends_the_device() {
+        let mut driver = start();
+        let head = driver.add(0, &[(REQUEST, 4, false), (ANSWERED, 2, true)]);
+        assert_eq!(driver.used(0), (u32::from(head), 0));
+        let head = driver.add(0, &[(REQUEST, 4, false)]);
+        assert_eq!(driver.used(0), (u32::from(head), 0));
+        driver.add(0, &[(RAM, 4, true)]);
+        driver.needs_reset();
+    }
+
+    #[test]
+    fn device_with_a_file_is_not_saved() {
+        let mut device = PmemDevice::new((1 << 32, 256 << 20), true);
+        assert!(matches!(device.rest(), Err(PersistError::Refused(_))));
+    }
 }

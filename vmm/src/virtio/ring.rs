@@ -8,12 +8,13 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use rustix::event::{PollFd, PollFlags, poll};
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
 use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryBackend};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::device::InterruptSource;
-use super::worker;
+use super::worker::{self, Stop};
 use crate::memory::GuestMemory;
 
 /// What ends the service of a device: the driver broke the rules of the queue, or the host's line failed.
@@ -128,6 +129,35 @@ impl Ring {
     /// Puts the chain that was taken last back, as if it had not been.
     pub(super) fn put_back(&mut self) {
         self.queue.set_next_avail(self.queue.next_avail().wrapping_sub(1));
+    }
+
+    /// Serves the queue until it is told to stop or the driver breaks a rule. `answer` serves a request, and says how many
+    /// bytes it wrote for it.
+    pub(super) fn serve(
+        &mut self,
+        stop: &Stop,
+        mut answer: impl FnMut(&Chain) -> Result<u32, RingError>,
+    ) -> Result<(), RingError> {
+        while !stop.requested() {
+            while let Some(chain) = self.pop()? {
+                let used = answer(&chain)?;
+                self.push(chain.head, used)?;
+                self.notify()?;
+                if stop.requested() {
+                    return Ok(());
+                }
+            }
+            let mut fds = [
+                PollFd::from_borrowed_fd(self.kick(), PollFlags::IN),
+                PollFd::from_borrowed_fd(stop.fd(), PollFlags::IN),
+            ];
+            match poll(&mut fds, None) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(RingError::Interrupt(error.into())),
+            }
+            self.clear_kick();
+        }
+        Ok(())
     }
 
     /// The eventfd of the driver's notifications, for polling.

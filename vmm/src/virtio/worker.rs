@@ -6,7 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::thread::JoinHandle;
 
+use virtio_queue::Queue;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+use super::device::Rested;
+use crate::snapshot::PersistError;
 
 /// A running worker; `T` is what it gives back when it ends.
 pub(super) struct Worker<T> {
@@ -83,4 +87,14 @@ impl<T: Send + 'static> Worker<T> {
 pub(super) fn borrow(event: &EventFd) -> BorrowedFd<'_> {
     // SAFETY: the eventfd owns its descriptor and outlives the borrow, which has the same lifetime.
     unsafe { BorrowedFd::borrow_raw(event.as_raw_fd()) }
+}
+
+/// What is left of a device whose only queue `worker` serves, when that has ended between two requests.
+pub(super) fn rest(worker: Option<Worker<Queue>>) -> Result<Rested, PersistError> {
+    let queues = match worker.map(Worker::rest) {
+        None => None,
+        Some(Some(queue)) => Some(vec![queue]),
+        Some(None) => return Err(PersistError::Refused("its thread panicked".to_owned())),
+    };
+    Ok(Rested { queues, state: serde_json::Value::Null })
 }
