@@ -20,8 +20,10 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 /// Far more than a guest in the lab takes for anything here.
 const LIMIT: Duration = Duration::from_secs(600);
 /// What a kernel says of time that jumped, and of interrupts that were lost.
-const COMPLAINTS: [&str; 6] =
-    ["soft lockup", "rcu: INFO", "hung task", "I/O error", "WARNING:", "clocksource: timekeeping watchdog"];
+const COMPLAINTS: [&str; 5] = ["soft lockup", "rcu: INFO", "hung task", "I/O error", "WARNING:"];
+/// Two clocks that differ by so many nanoseconds after half a second: time jumped by what a machine was saved for, and more. A busy
+/// emulator is held up between a look at the one and at the other, and its guest, which minds a millisecond, says so.
+const SKEW_MAX: u64 = 50_000_000;
 
 #[linkme::distributed_slice(CASES)]
 #[linkme(crate = linkme)]
@@ -241,8 +243,7 @@ fn forks(cpus: u32) -> Result<()> {
         let ended = running.wait(Some(Instant::now() + LIMIT));
         assert_eq!(ended.outcome, Outcome::PowerOff, "{}", said.text());
         let text = said.text();
-        let complaint = COMPLAINTS.iter().find(|complaint| text.contains(**complaint));
-        assert_eq!(complaint, None, "{text}");
+        assert_eq!(complaint(&text), None, "{text}");
     }
     Ok(())
 }
@@ -280,6 +281,15 @@ fn processor_that_waits() -> Result<()> {
     runs(&two, 2, "snapshots::second_processor_stops_and_starts")?;
     runs(&two, 2, "time::timer_of_each_processor_counts")?;
     let text = two.said.text();
-    assert_eq!(COMPLAINTS.iter().find(|complaint| text.contains(**complaint)), None, "{text}");
+    assert_eq!(complaint(&text), None, "{text}");
     Ok(())
+}
+
+/// What a kernel complains of that matters here.
+fn complaint(text: &str) -> Option<&str> {
+    // As in `Clocksource 'tsc' skewed -1684470 ns (-1 ms) over watchdog …` (Linux, kernel/time/clocksource.c).
+    let skew = |line: &str| line.split_once(" skewed ")?.1.split_once(" ns")?.0.parse::<i64>().ok();
+    let is_skewed = |line: &&str| skew(line).is_some_and(|skew| skew.unsigned_abs() > SKEW_MAX);
+    let skewed = text.lines().find(is_skewed);
+    skewed.or_else(|| COMPLAINTS.into_iter().find(|complaint| text.contains(complaint)))
 }
