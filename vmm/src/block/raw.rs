@@ -113,6 +113,11 @@ impl RawDisk {
         self.size
     }
 
+    /// The file, whose bytes the disk's are, but for those that are kept in memory.
+    pub(crate) fn file(&self) -> &File {
+        &self.file
+    }
+
     /// Whether writes are refused.
     #[must_use]
     pub fn read_only(&self) -> bool {

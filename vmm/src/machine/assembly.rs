@@ -1,6 +1,5 @@
 //! A machine put together: what is where, and who is connected to whom.
 
-use std::fs::File as HostFile;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use kiln_protocol::probe::{DOORBELL, DOORBELL_RING, STREAM, STREAM_SIZE};
@@ -250,20 +249,14 @@ fn reserved_memory_of(
             Arc::new(Rom::place(size).map_err(MachineError::Io)?)
         }
     };
-    let file = match begin {
+    match begin {
         Begin::From { reserved_disk: Some(ReservedDisk::Memory(path)), .. } => {
-            // What can't be a disk can't be this either.
-            RawDisk::open(path, true)?;
+            let disk = RawDisk::open(path, true)?;
             let refused = |source| SnapshotError::Read { path: path.clone(), source };
-            Some((HostFile::open(path).map_err(refused)?, path))
+            place.put(Some((disk.file(), disk.size()))).map_err(refused)?;
         }
-        _ => None,
-    };
-    let put = place.put(file.as_ref().map(|(file, _)| file));
-    put.map_err(|source| match file {
-        Some((_, path)) => SnapshotError::Read { path: path.clone(), source }.into(),
-        None => MachineError::Io(source),
-    })?;
+        _ => place.put(None).map_err(MachineError::Io)?,
+    }
     map.change(|table| {
         table.rom("reserved memory", reserved_memory(config.memory), place.clone())?;
         Ok(())

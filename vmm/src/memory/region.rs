@@ -39,13 +39,13 @@ impl Rom {
         Ok(Self { bytes, stays: true, file: Mutex::default() })
     }
 
-    /// Puts `file` in a place, or none: behind its end there are zeros. What was there before is gone. One that is there
+    /// Puts a file of so many bytes in a place, or none: behind its end there are zeros. What was there before is gone. One that is there
     /// already stays as it is, with all of it that is in KVM's tables.
-    pub(crate) fn put(&self, file: Option<&File>) -> io::Result<()> {
+    pub(crate) fn put(&self, file: Option<(&File, u64)>) -> io::Result<()> {
         use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous};
-        let stamp = |file: &File| -> io::Result<FileStamp> {
+        let stamp = |(file, length): (&File, u64)| -> io::Result<FileStamp> {
             let meta = file.metadata()?;
-            Ok((meta.dev(), meta.ino(), meta.size(), (meta.mtime(), meta.mtime_nsec())))
+            Ok((meta.dev(), meta.ino(), length, (meta.mtime(), meta.mtime_nsec())))
         };
         let wanted = file.map(stamp).transpose()?;
         let mut there = self.file.lock().unwrap_or_else(PoisonError::into_inner);
@@ -59,8 +59,8 @@ impl Rom {
         #[allow(unsafe_code)]
         unsafe { mmap_anonymous(at, size, ProtFlags::READ, flags) }?;
         *there = None;
-        let Some(file) = file else { return Ok(()) };
-        let length = usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?;
+        let Some((file, length)) = file else { return Ok(()) };
+        let length = usize::try_from(length).map_err(io::Error::other)?;
         if length > size {
             return Err(io::Error::new(
                 io::ErrorKind::FileTooLarge,
