@@ -173,11 +173,11 @@ pub struct Adoption {
     pub disk: Option<CaseDisk>,
 }
 
-/// A disk that is found by its serial number, mounted read-only at [`CASE_PATH`], and linked into the root: whatever is
+/// A disk that is found by its serial number or, if it is persistent memory, by the kernel's name, mounted read-only at [`CASE_PATH`], and linked into the root: whatever is
 /// on it and not in the guest is then at its own path.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CaseDisk {
-    /// The serial number of the virtio disk.
+    /// The serial number of the virtio disk; `pmem0` of persistent memory, which has none.
     pub serial: String,
     /// Its size in bytes, a multiple of 512: it may have had none before, and is waited for.
     pub size: u64,

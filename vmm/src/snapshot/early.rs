@@ -111,22 +111,16 @@ fn read(path: &Path) -> Option<Vec<Pages>> {
 /// The pages that are the process's own, up to [`MOST`].
 fn own(memory: &GuestMemory) -> io::Result<Vec<Pages>> {
     let map = PageMap::open()?;
-    let mut found: Vec<Pages> = Vec::new();
-    let mut room = MOST;
+    let (mut found, mut room) = (Vec::new(), MOST);
     for region in memory.iter() {
         let host = region.get_host_address(MemoryRegionAddress(0)).map_err(io::Error::other)?;
-        map.look(host, region.len() / PAGE, |index, page| {
-            if !page.is_own() {
-                return true;
+        for (at, length) in map.own(host, region.len() / PAGE)? {
+            let length = length.min(room);
+            room -= length;
+            if length > 0 {
+                found.push(Pages { address: region.start_addr().0 + at, length });
             }
-            room = room.saturating_sub(PAGE);
-            let address = region.start_addr().0 + index * PAGE;
-            match found.last_mut() {
-                Some(last) if last.address + last.length == address => last.length += PAGE,
-                _ => found.push(Pages { address, length: PAGE }),
-            }
-            room > 0
-        })?;
+        }
     }
     Ok(found)
 }

@@ -209,17 +209,7 @@ impl MemoryFile {
         let mut room = KEPT;
         for (region, (_, size, base)) in memory.iter().zip(places(memory)) {
             let host = region.get_host_address(MemoryRegionAddress(0)).map_err(io::Error::other)?;
-            let mut own: Vec<(u64, u64)> = Vec::new();
-            map.look(host, size / PAGE, |index, page| {
-                let at = index * PAGE;
-                match own.last_mut() {
-                    Some((from, length)) if page.is_own() && *from + *length == at => *length += PAGE,
-                    _ if page.is_own() => own.push((at, PAGE)),
-                    _ => {}
-                }
-                true
-            })?;
-            for (at, length) in own {
+            for (at, length) in map.own(host, size / PAGE)? {
                 let kept = length.min(room);
                 room -= kept;
                 let part =

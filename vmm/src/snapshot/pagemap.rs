@@ -40,6 +40,22 @@ impl PageMap {
         File::open("/proc/self/pagemap").map(Self)
     }
 
+    /// The runs of the process's own pages among the `count` from the address `host` on: where each begins from there, and its
+    /// length, in bytes.
+    pub(super) fn own(&self, host: *const u8, count: u64) -> io::Result<Vec<(u64, u64)>> {
+        let mut runs: Vec<(u64, u64)> = Vec::new();
+        self.look(host, count, |index, page| {
+            let at = index * PAGE;
+            match runs.last_mut() {
+                _ if !page.is_own() => {}
+                Some((from, length)) if *from + *length == at => *length += PAGE,
+                _ => runs.push((at, PAGE)),
+            }
+            true
+        })?;
+        Ok(runs)
+    }
+
     /// Has `look` see `count` pages from the address `host` on, with their numbers from 0; until it wants no more.
     pub(super) fn look(
         &self,

@@ -8,8 +8,8 @@ use virtio_queue::Queue;
 use super::device::{
     Activation, FEATURE_EVENT_IDX, FEATURE_INDIRECT_DESC, Rested, VirtioDevice, read_config_bytes,
 };
-use super::ring::Ring;
-use super::worker::{Stop, Worker, rest};
+use super::ring;
+use super::worker::{Worker, rest};
 use crate::block::{RawDisk, SECTOR};
 use crate::snapshot::PersistError;
 use crate::snapshot::persist::from_value;
@@ -89,20 +89,9 @@ impl VirtioDevice for BlockDevice {
     fn write_config(&mut self, _offset: u64, _data: &[u8]) {}
 
     fn activate(&mut self, activation: Activation) -> io::Result<()> {
-        let Activation { memory, queues, interrupt, .. } = activation;
-        let queue = queues.into_iter().next().ok_or_else(|| io::Error::other("virtio-blk has no queue"))?;
-        let ring = Ring::new(queue, &memory, &interrupt);
-        let server = Server::new(self.disk.clone(), &self.name);
-        let body = move |stop: Stop| {
-            let mut ring = ring;
-            let mut server = server;
-            let served = ring.serve(&stop, |chain| server.serve(&memory, chain, &stop));
-            if served.is_err() {
-                interrupt.fail();
-            }
-            ring.into_queue()
-        };
-        self.worker = Some(Worker::spawn(format!("virtio-{}", self.name), body)?);
+        let mut server = Server::new(self.disk.clone(), &self.name);
+        let answer = move |memory: &_, chain: &_, stop: &_| server.serve(memory, chain, stop);
+        self.worker = Some(ring::serve(format!("virtio-{}", self.name), activation, answer)?);
         Ok(())
     }
 

@@ -6,8 +6,8 @@ use std::io;
 use virtio_queue::Queue;
 
 use super::device::{Activation, Rested, VirtioDevice, read_config_bytes};
-use super::ring::{Ring, write_spans};
-use super::worker::{Stop, Worker, rest};
+use super::ring::{self, Chain, write_spans};
+use super::worker::{Worker, rest};
 use crate::snapshot::PersistError;
 use crate::snapshot::persist::from_value;
 
@@ -63,21 +63,11 @@ impl VirtioDevice for PmemDevice {
     fn write_config(&mut self, _offset: u64, _data: &[u8]) {}
 
     fn activate(&mut self, activation: Activation) -> io::Result<()> {
-        let Activation { memory, queues, interrupt, .. } = activation;
-        let queue = queues.into_iter().next().ok_or_else(|| io::Error::other("virtio-pmem has no queue"))?;
-        let ring = Ring::new(queue, &memory, &interrupt);
-        let body = move |stop: Stop| {
-            let mut ring = ring;
-            let served = ring.serve(&stop, |chain| {
-                let told = write_spans(&memory, &chain.writable, 0, &DONE.to_le_bytes())?;
-                Ok(if told { ANSWER } else { 0 })
-            });
-            if served.is_err() {
-                interrupt.fail();
-            }
-            ring.into_queue()
+        let answer = |memory: &_, chain: &Chain, _: &_| {
+            let told = write_spans(memory, &chain.writable, 0, &DONE.to_le_bytes())?;
+            Ok(if told { ANSWER } else { 0 })
         };
-        self.worker = Some(Worker::spawn("virtio-pmem".to_owned(), body)?);
+        self.worker = Some(ring::serve("virtio-pmem".to_owned(), activation, answer)?);
         Ok(())
     }
 

@@ -13,8 +13,8 @@ use virtio_queue::{Queue, QueueOwnedT, QueueT};
 use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryBackend};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::device::InterruptSource;
-use super::worker::{self, Stop};
+use super::device::{Activation, InterruptSource};
+use super::worker::{self, Stop, Worker};
 use crate::memory::GuestMemory;
 
 /// What ends the service of a device: the driver broke the rules of the queue, or the host's line failed.
@@ -32,6 +32,27 @@ pub(super) enum RingError {
     /// The interrupt's eventfd.
     #[error("virtio interrupt: {0}")]
     Interrupt(#[from] io::Error),
+}
+
+/// Serves the only queue of a device on the thread `name`, as [`Ring::serve`] does; a driver that breaks a rule finds that the device
+/// needs a reset.
+///
+/// # Errors
+/// The device has no queue, or the host has no room for the thread.
+pub(super) fn serve(
+    name: String,
+    activation: Activation,
+    mut answer: impl FnMut(&GuestMemory, &Chain, &Stop) -> Result<u32, RingError> + Send + 'static,
+) -> io::Result<Worker<Queue>> {
+    let Activation { memory, queues, interrupt, .. } = activation;
+    let queue = queues.into_iter().next().ok_or_else(|| io::Error::other(format!("{name} has no queue")))?;
+    let mut ring = Ring::new(queue, &memory, &interrupt);
+    Worker::spawn(name, move |stop: Stop| {
+        if ring.serve(&stop, |chain| answer(&memory, chain, &stop)).is_err() {
+            interrupt.fail();
+        }
+        ring.into_queue()
+    })
 }
 
 /// A piece of a buffer in guest memory.

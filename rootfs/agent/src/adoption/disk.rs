@@ -61,10 +61,11 @@ pub(super) fn attach(disk: &CaseDisk, known: &Disks) -> Result<(), Refusal> {
     fs::create_dir_all(CASE_PATH).map_err(|error| refusal(CASE_PATH, &error))?;
     let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOATIME;
     let mount = |options| mount(&*device, CASE_PATH, "ext4", flags, options);
-    let mounted = match is_memory {
+    let mounted = if is_memory {
         // What is on it is used where it lies, and not read into memory first; unless the kernel can't do that.
-        true => mount(c"noload,dax=always").or_else(|_| mount(c"noload")),
-        false => mount(c"noload"),
+        mount(c"noload,dax=always").or_else(|_| mount(c"noload"))
+    } else {
+        mount(c"noload")
     };
     mounted.map_err(|error| refusal(&format!("mount {device} at {CASE_PATH}"), &error.into()))?;
     links::link(Path::new(CASE_PATH), Path::new("/"))

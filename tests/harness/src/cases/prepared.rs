@@ -223,7 +223,7 @@ fn build(
     recipe.modules = with_built(cache, &key.kernel, kernel, &key.modules)?;
     if program.is_none() {
         // What a disk with the program takes; built into some kernels.
-        recipe.modules.extend(kernel.modules_dir.as_deref().map(disk_modules).into_iter().flatten());
+        recipe.modules.extend(kernel.modules_dir.as_deref().map(disk_modules).unwrap_or_default());
     }
     // Decompressed here, and gone when the image is made.
     let unpacked = tempfile::tempdir()?;

@@ -65,8 +65,8 @@ pub struct Adopting {
 }
 
 impl Snapshot {
-    /// A machine that goes on from here, on what was kept of another if there is any ([`keep`]), with `io`, and `disk` (a raw image with an ext4 file system on it) as its reserved disk. Once
-    /// it has started, its agent is to adopt the guest.
+    /// A machine that goes on from here, on what was kept of another if there is any ([`keep`]), with `io`, and `disk` (a raw image
+    /// with an ext4 file system on it) as its reserved disk. Once it has started, its agent is to adopt the guest.
     ///
     /// # Errors
     /// The snapshot was cut off or changed, is another host's, or the host has no room for a machine.
