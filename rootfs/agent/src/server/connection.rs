@@ -3,6 +3,7 @@
 use std::os::fd::OwnedFd;
 
 use kiln_protocol::wire::{DATA_MAX, ToHost, WINDOW};
+use rustix::buffer::spare_capacity;
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 use rustix::net::{
@@ -74,14 +75,13 @@ impl Connection {
         if self.output_over || most == 0 || !out.has_room() {
             return Ok(());
         }
-        let mut bytes = vec![0; most];
-        match rustix::io::read(&self.socket, &mut *bytes) {
+        let mut bytes = Vec::with_capacity(most);
+        match rustix::io::read(&self.socket, spare_capacity(&mut bytes)) {
             Ok(0) => {
                 self.output_over = true;
                 out.send(id, ToHost::Close);
             }
             Ok(length) => {
-                bytes.truncate(length);
                 self.credit -= length;
                 out.send(id, ToHost::Data(bytes));
             }

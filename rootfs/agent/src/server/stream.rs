@@ -3,6 +3,7 @@
 use std::os::fd::OwnedFd;
 
 use kiln_protocol::wire::{DATA_MAX, ToHost};
+use rustix::buffer::spare_capacity;
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::{Errno, ioctl_fionbio, ioctl_fionread};
 
@@ -65,11 +66,10 @@ impl Stream {
         if most == 0 || !out.has_room() {
             return;
         }
-        let mut bytes = vec![0; most];
-        match rustix::io::read(fd, &mut *bytes) {
+        let mut bytes = Vec::with_capacity(most);
+        match rustix::io::read(fd, spare_capacity(&mut bytes)) {
             Ok(0) => self.fd = None,
             Ok(length) => {
-                bytes.truncate(length);
                 *credit -= length;
                 out.send(id, (self.wrap)(bytes));
                 if let Some(rest) = &mut self.rest {

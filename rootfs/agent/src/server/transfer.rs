@@ -2,12 +2,14 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions, Permissions};
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use kiln_protocol::wire::{DATA_MAX, ToHost, WINDOW};
+use rustix::buffer::spare_capacity;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 
 use super::Refusal;
 use super::outbox::Outbox;
@@ -134,19 +136,18 @@ impl Get {
         if most == 0 || !out.has_room() {
             return false;
         }
-        let mut bytes = vec![0; most];
-        let end = match self.file.read(&mut bytes) {
+        let mut bytes = Vec::with_capacity(most);
+        let end = match rustix::io::read(&self.file, spare_capacity(&mut bytes)) {
             Ok(0) => ToHost::Ok,
             Ok(length) => {
-                bytes.truncate(length);
                 self.credit -= length;
                 out.send(id, ToHost::Data(bytes));
                 return false;
             }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => return false,
+            Err(Errno::INTR) => return false,
             // All that there is now, of something without end.
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => ToHost::Ok,
-            Err(error) => refuse(&self.path)(error).into(),
+            Err(Errno::AGAIN) => ToHost::Ok,
+            Err(error) => refuse(&self.path)(error.into()).into(),
         };
         out.send(id, end);
         true
