@@ -10,8 +10,9 @@ use rustix::io::fcntl_dupfd_cloexec;
 pub(crate) const EVENTS: i32 = 3;
 
 /// Occupies all numbers up to [`EVENTS`], so that no descriptor of ours is at a number which is replaced
-/// in a program that is being started.
+/// in a program that is being started. What whoever started the agent left open is not for its programs.
 pub(crate) fn reserve() -> io::Result<()> {
+    crate::system::close_in_programs(EVENTS);
     loop {
         let fd = open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
         if fd.as_raw_fd() > EVENTS {

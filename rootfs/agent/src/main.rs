@@ -9,6 +9,7 @@ mod echo;
 mod port;
 mod power;
 mod server;
+mod spawn;
 mod system;
 mod text;
 mod window;

@@ -10,7 +10,8 @@ pub(crate) fn kernel_release() -> String {
     rustix::system::uname().release().to_string_lossy().into_owned()
 }
 
-fn set_of(signals: &[i32]) -> libc::sigset_t {
+/// A set of signals.
+pub(crate) fn set_of(signals: &[i32]) -> libc::sigset_t {
     // SAFETY: a signal set is plain memory, and is filled by the calls.
     unsafe {
         let mut set = mem::zeroed();
@@ -50,33 +51,10 @@ pub(crate) fn take_signals(events: &OwnedFd, wanted: impl Fn(i32) -> bool) -> bo
     any
 }
 
-/// Between fork and exec: a session of its own, on the terminal that standard input is if `terminal`; signals as they
-/// are by default, and `events` as descriptor 3.
-pub(crate) fn become_program(terminal: bool, events: Option<i32>) -> io::Result<()> {
-    // SAFETY: all of these are async-signal-safe, and the set is initialised before it is used.
-    unsafe {
-        if libc::setsid() < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        if terminal && libc::ioctl(0, libc::TIOCSCTTY, 0) != 0 {
-            return Err(io::Error::last_os_error());
-        }
-        for signal in 1..=64 {
-            // Some can't be changed (SIGKILL, libc's own): they are as they should be.
-            libc::signal(signal, libc::SIG_DFL);
-        }
-        let mut none: libc::sigset_t = mem::zeroed();
-        libc::sigemptyset(&raw mut none);
-        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
-        // What whoever started the agent left open is not for its programs; an old kernel does not know how.
-        libc::syscall(libc::SYS_close_range, 3_u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
-        if let Some(fd) = events
-            && libc::dup2(fd, crate::descriptors::EVENTS) < 0
-        {
-            return Err(io::Error::last_os_error());
-        }
-    }
-    Ok(())
+/// Has no program inherit what is open from `first` on.
+pub(crate) fn close_in_programs(first: i32) {
+    // SAFETY: no memory is touched, and nothing is closed here. An old kernel does not know how, and no harm is done.
+    unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
 }
 
 /// The leader of the session that the process `pid` is in; 0 is one that is not to be seen from here, as that of the

@@ -1,13 +1,12 @@
 //! A program that the host asked for.
 
 use std::collections::BTreeMap;
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::process::CommandExt;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
-use std::process::{Command, Stdio};
 
 use kiln_protocol::wire::{Exec, Status, TerminalSize, ToHost, WINDOW};
 use rustix::event::{PollFd, PollFlags};
+use rustix::fs::{Mode, OFlags, open};
 use rustix::io::{Errno, ioctl_fionbio};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process_group, waitpid};
@@ -16,6 +15,10 @@ use super::outbox::{Inbox, Outbox};
 use super::stream::Stream;
 use super::terminal::{BUFFERED_MAX, Terminal};
 use super::{Refusal, ServeError};
+use crate::spawn::{Program, Standard};
+
+/// What a program reads that is given nothing to read.
+const NULL: &str = "/dev/null";
 
 /// What every program finds in its environment.
 pub(crate) const ENVIRONMENT: &[(&str, &str)] =
@@ -64,60 +67,57 @@ pub(super) fn rehearse() -> Result<(), Refusal> {
 
 impl Process {
     pub(super) fn start(exec: &Exec) -> Result<Self, Refusal> {
-        let (program, arguments) = exec
-            .argv
-            .split_first()
-            .ok_or_else(|| Refusal { errno: libc::EINVAL, message: "no program is named".to_owned() })?;
+        if exec.argv.is_empty() {
+            return Err(Refusal { errno: libc::EINVAL, message: "no program is named".to_owned() });
+        }
         let cwd = exec.cwd.as_deref().unwrap_or("/");
         if !Path::new(cwd).is_dir() {
             return Err(Refusal { errno: libc::ENOTDIR, message: format!("{cwd} is no folder to run in") });
         }
         let mut environment: BTreeMap<&str, &str> = ENVIRONMENT.iter().copied().collect();
         environment.extend(exec.env.iter().map(|(name, value)| (name.as_str(), value.as_str())));
+        let environment: Vec<_> = environment.into_iter().collect();
 
-        let mut command = Command::new(program);
-        command.args(arguments).current_dir(cwd).env_clear().envs(environment);
-        let terminal = exec.terminal.map(Terminal::open).transpose()?;
-        match &terminal {
-            Some(terminal) => {
-                command.stdin(terminal.stdio()?).stdout(terminal.stdio()?).stderr(terminal.stdio()?);
-            }
-            None => {
-                command.stdin(if exec.stdin { Stdio::piped() } else { Stdio::null() });
-                command.stdout(Stdio::piped()).stderr(Stdio::piped());
-            }
-        }
-        let events = exec.events.then(|| pipe_with(PipeFlags::CLOEXEC)).transpose()?;
-        let inside = events.as_ref().map(|(_, write)| write.as_raw_fd());
-        let ends = terminal.as_ref().map(Terminal::ends).transpose()?;
-        let on_terminal = terminal.is_some();
-        // SAFETY: only async-signal-safe calls are made, on numbers that were fixed before.
-        #[allow(unsafe_code)]
-        unsafe {
-            command.pre_exec(move || crate::system::become_program(on_terminal, inside));
-        }
-        let mut child = command.spawn()?;
-        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or(Errno::SRCH)?;
-        let mut streams = Vec::new();
-        if let Some(fd) = child.stdout.take() {
-            streams.push(Stream::new(fd.into(), ToHost::Stdout)?);
-        }
-        if let Some(fd) = child.stderr.take() {
-            streams.push(Stream::new(fd.into(), ToHost::Stderr)?);
-        }
-        if let Some((read, _)) = events {
-            streams.push(Stream::new(read, ToHost::Events)?);
-        }
-        let mut stdin = child.stdin.take().map(OwnedFd::from);
-        if let Some((screen, keyboard)) = ends {
+        let pipe = || pipe_with(PipeFlags::CLOEXEC);
+        let (mut streams, mut stdin) = (Vec::new(), None);
+        // The program's ends, which are closed here once it has them.
+        let mut inside = Vec::new();
+        let line = if let Some(size) = exec.terminal {
+            let terminal = Terminal::open(size)?;
+            let (screen, keyboard) = terminal.ends()?;
             // Some of it may be between the terminal's two ends, where it is not counted.
             streams.push(Stream::new(screen, ToHost::Stdout)?.holding(BUFFERED_MAX));
             stdin = Some(keyboard);
+            Line::Terminal(terminal)
+        } else {
+            if exec.stdin {
+                let (read, write) = pipe()?;
+                inside.push(read);
+                stdin = Some(write);
+            } else {
+                inside.push(open(NULL, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?);
+            }
+            for wrap in [ToHost::Stdout, ToHost::Stderr] {
+                let (read, write) = pipe()?;
+                streams.push(Stream::new(read, wrap)?);
+                inside.push(write);
+            }
+            Line::Pipes
+        };
+        let (read, write) = exec.events.then(pipe).transpose()?.unzip();
+        if let Some(read) = read {
+            streams.push(Stream::new(read, ToHost::Events)?);
         }
         if let Some(fd) = &stdin {
             ioctl_fionbio(fd, true)?;
         }
-        let line = terminal.map_or(Line::Pipes, Line::Terminal);
+        let standard = match &line {
+            Line::Terminal(terminal) => Standard::Terminal(terminal.name()),
+            Line::Pipes | Line::HungUp => Standard::Streams(&inside),
+        };
+        let events = write.as_ref().map(AsFd::as_fd);
+        let program = Program { argv: &exec.argv, environment: &environment, cwd, standard, events };
+        let pid = program.spawn()?;
         // Where nothing is typed, the end is.
         let input_ends = !exec.stdin;
         let input = Inbox::default();

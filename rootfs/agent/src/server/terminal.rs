@@ -1,15 +1,13 @@
 //! A terminal for one program: a pseudo-terminal whose master end is ours.
 
 use std::collections::BTreeSet;
-use std::ffi::OsStr;
+use std::ffi::{CStr, CString};
 use std::fs;
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStrExt;
-use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use kiln_protocol::wire::TerminalSize;
-use rustix::fs::{Mode, OFlags, open};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::{Errno, fcntl_dupfd_cloexec, ioctl_fionbio};
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::pty::{OpenptFlags, openpt, ptsname, unlockpt};
@@ -34,6 +32,8 @@ pub(super) struct Terminal {
     /// The program's end, held so that the master's does not hang up while the program closes and opens it; none once
     /// the program ended.
     slave: Option<OwnedFd>,
+    /// That end's file.
+    name: CString,
     /// Whether what was typed last is not the end of a line.
     within_line: bool,
     /// How often the end-of-file character is still to be typed, once there is no more input.
@@ -50,28 +50,28 @@ impl Terminal {
                 "no terminal to run on: {error} (the kernel needs CONFIG_UNIX98_PTYS, and devpts mounted on /dev/pts)"
             ),
         };
-        let pair = || -> Result<(OwnedFd, OwnedFd), Errno> {
+        let open = || -> Result<(OwnedFd, OwnedFd, CString), Errno> {
             let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
             unlockpt(&master)?;
             let name = ptsname(&master, Vec::new())?;
             let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
-            Ok((master, open(OsStr::from_bytes(name.to_bytes()), flags, Mode::empty())?))
+            let slave = rustix::fs::open(&*name, flags, Mode::empty())?;
+            Ok((master, slave, name))
         };
-        let (master, slave) = pair().map_err(no_terminal)?;
+        let (master, slave, name) = open().map_err(no_terminal)?;
         ioctl_fionbio(&master, true)?;
         // Erasing takes away a character, not a byte of one.
         let mut settings = tcgetattr(&slave)?;
         settings.input_modes |= InputModes::IUTF8;
         tcsetattr(&slave, OptionalActions::Now, &settings)?;
-        let terminal = Self { master, slave: Some(slave), within_line: false, ends_left: None };
+        let terminal = Self { master, slave: Some(slave), name, within_line: false, ends_left: None };
         terminal.resize(size)?;
         Ok(terminal)
     }
 
-    /// The program's end of it, for one of the program's standard streams.
-    pub(super) fn stdio(&self) -> Result<Stdio, Errno> {
-        let slave = self.slave.as_ref().ok_or(Errno::BADF)?;
-        Ok(fcntl_dupfd_cloexec(slave, FIRST_FREE)?.into())
+    /// The file of the program's end of it.
+    pub(super) fn name(&self) -> &CStr {
+        &self.name
     }
 
     /// Our end, once to read what is shown, and once to type.
