@@ -62,8 +62,10 @@ pub(super) fn attach(disk: &CaseDisk, known: &Disks) -> Result<(), Refusal> {
     let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOATIME;
     let mount = |options| mount(&*device, CASE_PATH, "ext4", flags, options);
     let mounted = if is_memory {
-        // What is on it is used where it lies, and not read into memory first; unless the kernel can't do that.
-        mount(c"noload,dax=always").or_else(|_| mount(c"noload"))
+        // What is on it is used where it lies, and not read into memory first; unless the kernel can't do that. Of its inodes those
+        // are read that are asked for, and not 32 blocks around each.
+        let direct = c"noload,inode_readahead_blks=0,dax=always";
+        mount(direct).or_else(|_| mount(c"noload"))
     } else {
         mount(c"noload")
     };
