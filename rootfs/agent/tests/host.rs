@@ -4,6 +4,7 @@ mod host {
     mod terminal;
 }
 
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
@@ -211,6 +212,40 @@ fn refusals_bear_the_guests_errno() {
 }
 
 #[test]
+fn programs_are_found_in_the_path_they_are_given_and_scripts_need_no_first_line() {
+    let fixture = Fixture::new("path");
+    let put = |path: &str, mode, text: &str| {
+        fixture.client.put(&fixture.path(path), mode, &mut text.as_bytes()).unwrap();
+    };
+    put("first/tool", 0o644, "not a program\n");
+    put("second/tool", 0o755, "echo $1 of $0 in $PWD\n");
+    let run = |name: &str, path: String| {
+        let argv = vec![name.to_owned(), "one".to_owned()];
+        let env = vec![("PATH".to_owned(), path)];
+        let cwd = Some(fixture.path("second"));
+        fixture.client.exec(Command { argv, env, cwd, ..Command::default() })
+    };
+    let (first, second) = (fixture.path("first"), fixture.path("second"));
+    let said = |process: Result<Process, AgentError>| {
+        let (output, status) = finish(&mut process.unwrap());
+        assert_eq!(status, Status::Code(0), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let found = format!("one of {second}/tool in {second}\n");
+    assert_eq!(said(run("tool", format!("/no/such:{first}:{second}"))), found);
+    // An empty name in the path is the folder that it runs in, and so is what a relative path begins from.
+    assert_eq!(said(run("tool", String::new())), format!("one of ./tool in {second}\n"));
+    assert_eq!(said(run("../second/tool", first.clone())), format!("one of ../second/tool in {second}\n"));
+    let errno = |process: Result<Process, AgentError>| match process {
+        Err(AgentError::Refused { errno, .. }) => errno,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(errno(run("tool", first.clone())), libc::EACCES);
+    assert_eq!(errno(run("no-tool", format!("{first}:{second}"))), libc::ENOENT);
+    assert_eq!(errno(run("", second)), libc::ENOENT);
+}
+
+#[test]
 fn machine_that_is_no_guest_is_neither_settled_nor_adopted() {
     let fixture = Fixture::new("ground");
     let adoption = Adoption {
@@ -249,6 +284,19 @@ fn files_go_in_and_come_out() {
     fixture.client.get("/proc/self/status", &mut got).unwrap();
     assert!(String::from_utf8(got).unwrap().contains("kiln-agent"));
     fixture.client.put("/dev/null", 0o600, &mut sent.as_slice()).unwrap();
+}
+
+#[test]
+fn file_without_end_gives_what_is_there() {
+    let fixture = Fixture::new("endless");
+    let path = fixture.path("pipe");
+    assert_eq!(finish(&mut fixture.shell(&format!("mkfifo {path}"))).1, Status::Code(0));
+    // It has a writer all the time, who says no more.
+    let mut pipe = File::options().read(true).write(true).open(&path).unwrap();
+    pipe.write_all(b"so far").unwrap();
+    let mut got = Vec::new();
+    fixture.client.get(&path, &mut got).unwrap();
+    assert_eq!(got, b"so far");
 }
 
 #[test]

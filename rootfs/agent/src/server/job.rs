@@ -23,10 +23,15 @@ impl Job {
     pub(super) fn interest<'a>(&'a self, room: bool, fds: &mut Vec<PollFd<'a>>) {
         match self {
             Self::Process(process) => process.interest(room, fds),
-            Self::Put(_) | Self::Clock(_) => {}
-            Self::Get(get) => get.interest(room, fds),
+            Self::Put(_) | Self::Clock(_) | Self::Get(_) => {}
             Self::Connection(connection) => connection.interest(room, fds),
         }
+    }
+
+    /// Whether there is something to do without any event, if there is room for what comes of it.
+    pub(super) fn is_ready(&self) -> bool {
+        // A file is read to its end, or, of one that has none, what there is now.
+        matches!(self, Self::Get(get) if get.credit > 0)
     }
 
     /// Does what can be done at once; true when the job is over.

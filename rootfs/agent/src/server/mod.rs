@@ -11,7 +11,7 @@ mod transfer;
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use kiln_protocol::wire::{self, Adoption, Decoder, Envelope, Hello, ToAgent, ToHost, WINDOW, encode};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -118,8 +118,10 @@ impl Server {
         for job in self.jobs.values() {
             job.interest(room, &mut fds);
         }
+        let is_ready = room && self.jobs.values().any(Job::is_ready);
         let until = self.hung_up.iter().map(|session| session.deadline).min();
         let patience = until.map(|until| until.saturating_duration_since(Instant::now()));
+        let patience = if is_ready { Some(Duration::ZERO) } else { patience };
         let patience = patience.and_then(|patience| Timespec::try_from(patience).ok());
         match poll(&mut fds, patience.as_ref()) {
             Ok(_) => Ok(fds[1].revents().intersects(PollFlags::HUP | PollFlags::ERR)),

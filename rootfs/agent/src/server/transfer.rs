@@ -124,13 +124,6 @@ impl Get {
         Ok(Self { credit: WINDOW, file, path })
     }
 
-    pub(super) fn interest<'a>(&'a self, room: bool, fds: &mut Vec<PollFd<'a>>) {
-        // Plain files are always ready.
-        if room && self.credit > 0 {
-            fds.push(PollFd::new(&self.file, PollFlags::IN));
-        }
-    }
-
     pub(super) fn step(&mut self, id: u32, out: &mut Outbox) -> bool {
         let most = DATA_MAX.min(self.credit);
         if most == 0 || !out.has_room() {
